@@ -1,0 +1,18 @@
+# The README's two commands are `make demo` and `make test`; both make and use .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+IMAGE ?= agent-sandbox:latest
+PYTEST := $(BIN)/pytest
+
+.PHONY: demo dev test test-long test-cluster lint image controller-image bench lock clean
+
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -m venv .venv >/dev/null 2>&1 || { rm -rf .venv; \
+	  echo "Python's venv module is missing: apt-get install -y python3-venv, then call make again." >&2; exit 1; }
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+lock: ## renew the locked dependencies (needs uv)
+	uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --all-extras --group dev pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --all-extras --group dev --group bench pyproject.toml -o requirements-bench.lock
