@@ -1,0 +1,226 @@
+"""Executions: from what somebody asks for to the request of the port, and from its chunks to an outcome.
+
+Used by the HTTP API and by the library. It keeps nothing: the same id with the same digest is the same execution for
+the backend, which attaches to it or gives its kept result, after a restart of the controller too.
+"""
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import json
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from controller.backends import ExecRequest, ExecResult, Executions, OutputChunk
+from controller.model import ENV_NAME, EnvVar, relative_path, without_nul
+from controller.settings import SandboxSettings
+
+MAX_TIMEOUT = 86400
+"""Seconds; the same bound as `spec.run.timeoutSeconds`."""
+MAX_CODE = 2**20
+"""Characters of code."""
+MAX_ARGUMENT = 131_071
+"""Bytes of one argument or environment variable: MAX_ARG_STRLEN of Linux (include/uapi/linux/binfmts.h), less its NUL."""
+MAX_INLINE = 12 * 2**20
+"""Characters of stdin, and of one file; larger files have the call for files."""
+GRACE = 15.0
+"""Seconds that a backend has to tell of a timeout before the execution counts as lost to us."""
+
+
+def _fits_an_argument(text: str) -> str:
+    if len(text.encode()) > MAX_ARGUMENT:
+        raise ValueError(f"is longer than {MAX_ARGUMENT} bytes, the most that Linux passes to a program")
+    return text
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        raise ValueError("is not base64") from None
+
+
+def _base64(text: str) -> str:
+    _decoded(text)
+    return text
+
+
+Argument = Annotated[str, AfterValidator(without_nul), AfterValidator(_fits_an_argument)]
+EnvName = Annotated[str, StringConstraints(pattern=ENV_NAME, max_length=256)]
+Path = Annotated[str, StringConstraints(min_length=1, max_length=512), AfterValidator(relative_path)]
+Base64 = Annotated[str, StringConstraints(max_length=MAX_INLINE * 2), AfterValidator(_base64)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ProgramFile(_Strict):
+    """A file written below the workspace first: `content` as text, or any bytes as `content_base64`."""
+
+    path: Path
+    content: Annotated[str, StringConstraints(max_length=MAX_INLINE)] = ""
+    content_base64: Base64 = ""
+
+    @model_validator(mode="after")
+    def _one_content(self) -> Self:
+        if self.content and self.content_base64:
+            raise ValueError("takes content or content_base64, not both")
+        return self
+
+
+class Program(_Strict):
+    """One execution: `code` in a language, or a `command`."""
+
+    code: Annotated[
+        str | None, StringConstraints(min_length=1, max_length=MAX_CODE), Field(description="The program's text.")
+    ] = None
+    language: Literal["python", "bash"] | None = Field(None, description="Of `code`; python where it is left out.")
+    command: Annotated[
+        tuple[Argument, ...] | None,
+        Field(min_length=1, max_length=1024, strict=False, description="A program and its arguments; no shell."),
+    ] = None
+    stdin: Annotated[str, StringConstraints(max_length=MAX_INLINE), Field(description="Standard input, as text.")] = ""
+    stdin_base64: Annotated[Base64, Field(description="Standard input, any bytes.")] = ""
+    env: Annotated[
+        dict[EnvName, Argument] | Annotated[tuple[EnvVar, ...], Field(strict=False)],
+        Field(max_length=256, description="Environment variables: an object, or a list of name and value as in `spec`."),
+    ] = {}
+    files: Annotated[
+        dict[Path, Annotated[str, StringConstraints(max_length=MAX_INLINE)]]
+        | Annotated[tuple[ProgramFile, ...], Field(strict=False)],
+        Field(max_length=256, description="Files written first: an object of path and text, or a list as in `spec`."),
+    ] = {}
+    cwd: Annotated[
+        str,
+        StringConstraints(max_length=1024),
+        AfterValidator(without_nul),
+        Field(description="Working directory; default: the workspace."),
+    ] = ""
+    context: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9._-]{0,64}\Z",
+        description="Name of a Python state that is kept between executions; empty: a fresh interpreter.",
+    )
+    timeout: float | None = Field(
+        None, gt=0, le=MAX_TIMEOUT, allow_inf_nan=False, description="Seconds; default: SANDBOX__TIMEOUT."
+    )
+
+    @model_validator(mode="after")
+    def _one_program(self) -> Self:
+        if (self.code is None) == (self.command is None):
+            raise ValueError("exactly one of code and command is needed")
+        if self.command is not None and self.language is not None:
+            raise ValueError("a command takes no language")
+        if self.context and self.kind != "python":
+            raise ValueError("only python has a context")
+        if self.stdin and self.stdin_base64:
+            raise ValueError("takes stdin or stdin_base64, not both")
+        return self
+
+    @property
+    def kind(self) -> Literal["python", "bash", "command"]:
+        """As the port calls it."""
+        return "command" if self.command is not None else self.language or "python"
+
+    def environment(self) -> dict[str, str]:
+        """`env` in either form."""
+        return dict(self.env) if isinstance(self.env, dict) else {each.name: each.value for each in self.env}
+
+    def contents(self) -> dict[str, bytes]:
+        """`files` in either form, as bytes."""
+        if isinstance(self.files, dict):
+            return {path: text.encode() for path, text in self.files.items()}
+        return {file.path: _decoded(file.content_base64) or file.content.encode() for file in self.files}
+
+
+def keyed_id(uid: str, key: str) -> str:
+    """The id of the execution that an idempotency key names in a sandbox; unguessable only if the key is."""
+    return hashlib.sha256(f"{uid}\0{key}".encode()).hexdigest()[:32]
+
+
+def request_for(uid: str, program: Program, settings: SandboxSettings, key: str = "") -> ExecRequest:
+    """The request of the port. The same `key` gives the same id; without one each request is an execution of its own."""
+    stdin = _decoded(program.stdin_base64) or program.stdin.encode()
+    env, files = program.environment(), program.contents()
+    return ExecRequest(
+        id=keyed_id(uid, key) if key else uuid.uuid4().hex,
+        digest=_digest(program, stdin, env, files),
+        kind=program.kind,
+        code=program.code or "",
+        command=program.command or (),
+        stdin=stdin,
+        env=env,
+        files=files,
+        cwd=program.cwd,
+        context=program.context,
+        timeout=settings.timeout if program.timeout is None else program.timeout,
+        output_limit=settings.output_limit,
+    )
+
+
+def _digest(program: Program, stdin: bytes, env: dict[str, str], files: dict[str, bytes]) -> str:
+    # What was asked for and no defaults: a controller that restarts with other settings knows the request again.
+    asked = [program.kind, program.code, program.command, program.cwd, program.context, program.timeout]
+    contents = [(path, hashlib.sha256(files[path]).hexdigest()) for path in sorted(files)]
+    text = json.dumps([asked, sorted(env.items()), contents], separators=(",", ":"))
+    return hashlib.sha256(text.encode() + b"\0" + stdin).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an execution ended and what it printed, up to the limit."""
+
+    result: ExecResult
+    stdout: bytes
+    stderr: bytes
+    dropped_stdout: int
+    dropped_stderr: int
+    """Bytes that the program printed beyond the limit."""
+
+    @property
+    def truncated(self) -> bool:
+        """Something was dropped."""
+        return bool(self.dropped_stdout or self.dropped_stderr)
+
+
+async def stream(executions: Executions, uid: str, request: ExecRequest) -> AsyncIterator[OutputChunk | ExecResult]:
+    """Run it: chunks as they come, then the result. Closing the iterator does not cancel the execution.
+
+    Raises what the port's `execute` raises, and TimeoutError when the backend says nothing GRACE seconds after the
+    execution's own deadline.
+    """
+    deadline = asyncio.get_running_loop().time() + request.timeout + GRACE
+    async with aclosing(executions.execute(uid, request)) as items:  # type: ignore[type-var]
+        while True:
+            async with asyncio.timeout_at(deadline):
+                item = await anext(items)
+            yield item
+            if isinstance(item, ExecResult):
+                return
+
+
+async def run(executions: Executions, uid: str, request: ExecRequest) -> Outcome:
+    """Run it and collect what it prints, at most `request.output_limit` bytes of each stream. Raises like `stream`."""
+    kept = {"stdout": bytearray(), "stderr": bytearray()}
+    dropped = {"stdout": 0, "stderr": 0}
+    async with aclosing(stream(executions, uid, request)) as items:  # type: ignore[type-var]
+        async for item in items:
+            if isinstance(item, ExecResult):
+                return Outcome(
+                    item,
+                    bytes(kept["stdout"]),
+                    bytes(kept["stderr"]),
+                    item.dropped_stdout + dropped["stdout"],
+                    item.dropped_stderr + dropped["stderr"],
+                )
+            room = request.output_limit - len(kept[item.stream])
+            kept[item.stream] += item.data[:room]
+            dropped[item.stream] += max(0, len(item.data) - room)
+    raise AssertionError("unreachable: stream ends with a result or raises")
