@@ -1,0 +1,216 @@
+"""Sandboxes of this process, directly on a backend of this machine: no cluster, no controller, no HTTP."""
+
+import asyncio
+import logging
+import os
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from controller.backends.choose import detect
+
+from controller import executions
+from controller.backends import Backend, BackendError, ExecResult, NotRunning, OutputChunk, Refused, Unavailable
+from controller.executions import Outcome, Program
+from controller.library import last_removal, leftovers
+from controller.library.outcome import Output, Result, StoredFile
+from controller.library.place import Created
+from controller.model import MOCK_WARNING, BackendName, Sandbox, SandboxSpec
+from controller.settings import SandboxSettings, Settings
+
+log = logging.getLogger(__name__)
+
+NAMESPACE = "library"
+"""What the labels of its containers say instead of a Kubernetes namespace."""
+
+
+class LocalPlace:
+    """Docker, or mock where the settings say so or Docker is absent; decided at the first sandbox, then kept."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = _of_instance(settings, leftovers.new_instance())
+        self._opening = asyncio.Lock()
+        self._backend: Backend | None = None
+        self._mark: leftovers.Mark | None = None
+        self._alive: set[str] = set()
+        self._ends: dict[str, asyncio.Task[None]] = {}
+        """Of each sandbox, what removes it when its lifetime is over."""
+
+    async def docker_info(self) -> dict[str, Any]:
+        if self._settings.sandbox.mock_mode:
+            return {"available": False, "status": "mock", "message": f"{MOCK_WARNING}: SANDBOX__MOCK_MODE is set"}
+        docker = backend_of(BackendName.DOCKER, self._settings.sandbox)
+        try:
+            health = await docker.probe()
+        finally:
+            await docker.close()
+        return {**health.info, "available": health.available, "status": health.status, "message": health.message}
+
+    async def create(self, name: str, spec: SandboxSpec, wait: float) -> Created:
+        backend = await self._opened()
+        if spec.isolation == "required" and backend.name is BackendName.MOCK:
+            raise Refused(f"isolation is required, and here is: {MOCK_WARNING}. Start Docker", "IsolationUnavailable")
+        sandbox = Sandbox(uid=str(uuid.uuid4()), name=name, namespace=NAMESPACE, spec=spec, backend=backend.name)
+        self._alive.add(sandbox.uid)
+        last_removal.needed(sandbox.uid, self)
+        try:
+            async with asyncio.timeout(wait):
+                seen = await backend.start(sandbox)
+            if not seen.ready:
+                raise NotRunning(f"sandbox {name} was started but cannot execute code")
+        except BaseException as error:
+            await self._remove_half_made(sandbox)
+            if isinstance(error, TimeoutError):
+                raise Unavailable(f"sandbox {name} was not ready after {wait:g} s; give `wait` more seconds") from None
+            raise
+        self._ends[sandbox.uid] = asyncio.create_task(self._end_later(sandbox.uid, name, spec.lifetime.max_seconds))
+        warnings = (MOCK_WARNING,) if backend.name is BackendName.MOCK else ()
+        return Created(sandbox.uid, name, NAMESPACE, backend.name, seen.isolation, warnings)
+
+    async def execute(self, sandbox_id: str, key: str, program: Program) -> Result:
+        backend = await self._opened()
+        request = executions.request_for(sandbox_id, program, self._settings.sandbox, key)
+        try:
+            return _result(await executions.run(backend.executions, sandbox_id, request))
+        except TimeoutError:
+            raise _silent(backend, request.timeout) from None
+
+    async def stream(self, sandbox_id: str, key: str, program: Program) -> AsyncGenerator[Output | Result, None]:
+        backend = await self._opened()
+        request = executions.request_for(sandbox_id, program, self._settings.sandbox, key)
+        try:
+            async with aclosing(executions.stream(backend.executions, sandbox_id, request)) as items:
+                async for item in items:
+                    if isinstance(item, OutputChunk):
+                        yield Output(item.stream, item.data)
+                    else:
+                        yield _result(Outcome(item, b"", b"", item.dropped_stdout, item.dropped_stderr))
+        except TimeoutError:
+            raise _silent(backend, request.timeout) from None
+
+    async def cancel(self, sandbox_id: str, key: str) -> None:
+        backend = await self._opened()
+        await backend.executions.cancel(sandbox_id, executions.keyed_id(sandbox_id, key))
+
+    async def write(self, sandbox_id: str, path: str, chunks: AsyncIterator[bytes]) -> None:
+        backend = await self._opened()
+        await backend.executions.put_file(sandbox_id, path, chunks)
+
+    async def read(self, sandbox_id: str, path: str) -> AsyncGenerator[bytes, None]:
+        backend = await self._opened()
+        async for chunk in backend.executions.get_file(sandbox_id, path):
+            yield chunk
+
+    async def files(self, sandbox_id: str, folder: str) -> list[StoredFile]:
+        backend = await self._opened()
+        return [StoredFile(file.path, file.size) for file in await backend.executions.list_files(sandbox_id, folder)]
+
+    async def remove(self, sandbox_id: str) -> None:
+        backend = await self._opened()
+        await backend.remove(sandbox_id)
+        self._alive.discard(sandbox_id)
+        last_removal.not_needed(sandbox_id)
+        if (ending := self._ends.pop(sandbox_id, None)) is not None and ending is not asyncio.current_task():
+            ending.cancel()
+
+    def reopened(self) -> "LocalPlace":
+        twin = LocalPlace(self._settings)
+        twin._settings = self._settings
+        twin._mark, twin._alive = self._mark, self._alive
+        if self._backend is not None:
+            twin._backend = backend_of(self._backend.name, self._settings.sandbox)
+        return twin
+
+    async def close(self) -> None:
+        if self._backend is not None:
+            if self._mark is not None and not self._alive:
+                self._mark.gone()
+            await self._backend.close()
+
+    async def _opened(self) -> Backend:
+        """The backend; at the first call it is chosen, and what dead processes left there is removed."""
+        if self._backend is None:
+            async with self._opening:
+                if self._backend is None:
+                    self._backend = await self._open()
+        return self._backend
+
+    async def _open(self) -> Backend:
+        sandbox = self._settings.sandbox
+        if not sandbox.enabled:
+            raise Refused("sandboxes are switched off: SANDBOX__ENABLED is false", "Disabled")
+        chosen = await detect(self._settings)
+        folder = sandbox.state_folder or leftovers.default_folder()
+        where = f"{chosen.name} {os.environ.get('DOCKER_HOST', '')}"
+        self._mark = leftovers.take(folder, sandbox.instance, where)
+        for mark in leftovers.dead(folder, where):
+            await self._sweep(chosen.name, mark)
+        return backend_of(chosen.name, sandbox)
+
+    async def _sweep(self, name: BackendName, mark: leftovers.Mark) -> None:
+        backend = backend_of(name, _of_instance(self._settings, mark.instance).sandbox)
+        try:
+            for left in await backend.list():
+                log.info("removing sandbox %s, left by a library process that ended", left.name)
+                await backend.remove(left.uid)
+            mark.gone()
+        except BackendError as error:
+            log.warning("what %s left was not removed, the next start tries again: %s", mark.instance, error)
+        finally:
+            await backend.close()
+
+    async def _end_later(self, uid: str, name: str, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        log.info("removing sandbox %s: its %g s are over", name, seconds)
+        try:
+            await self.remove(uid)
+        except BackendError as error:
+            log.warning("sandbox %s was not removed at the end of its life: %s", name, error)
+
+    async def _remove_half_made(self, sandbox: Sandbox) -> None:
+        try:
+            await self.remove(sandbox.uid)
+        except BackendError as error:
+            log.warning("sandbox %s failed to start and was not removed, the exit tries again: %s", sandbox.name, error)
+
+
+def backend_of(name: BackendName, settings: SandboxSettings) -> Backend:
+    """A backend for the instance that the settings name; connects at first use."""
+    if name is BackendName.MOCK:
+        from controller.backends.mock import MockBackend
+
+        return MockBackend(settings)
+    from controller.backends.docker import DockerBackend
+
+    return DockerBackend(settings)
+
+
+def _of_instance(settings: Settings, instance: str) -> Settings:
+    sandbox = settings.sandbox.model_copy(update={"instance": instance})
+    return settings.model_copy(update={"sandbox": sandbox})
+
+
+def _silent(backend: Backend, timeout: float) -> Unavailable:
+    return Unavailable(
+        f"{backend.name} did not tell the end of an execution of at most {timeout:g} s; is it overloaded?"
+    )
+
+
+def _result(outcome: Outcome) -> Result:
+    result: ExecResult = outcome.result
+    return Result(
+        exit_code=result.exit_code,
+        reason=result.reason,
+        stdout=outcome.stdout.decode(errors="replace"),
+        stderr=outcome.stderr.decode(errors="replace"),
+        truncated=outcome.truncated,
+        duration_ms=result.duration_ms,
+        execution_id=result.id,
+        path=result.path,
+        dropped_stdout=outcome.dropped_stdout,
+        dropped_stderr=outcome.dropped_stderr,
+        signal=result.signal,
+        peak_memory=result.peak_memory,
+        cpu_seconds=result.cpu_seconds,
+    )
