@@ -4,17 +4,39 @@ The spec models give the same answer as the CRD in `crds/` (tests/model feeds bo
 library, the HTTP API and `plan` meet specs that no API server has seen. Nothing here imports a client or a clock.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
-from controller.quantity import parse_quantity
+from controller.grammar import (
+    ENV_NAME,
+    NETWORK,
+    RUNTIME,
+    host_folder,
+    image_name,
+    moment,
+    network_name,
+    quantity_between,
+    relative_path,
+    without_nul,
+)
 
 GROUP = "agent-platform.dev"
 VERSION = "v1alpha1"
@@ -67,75 +89,101 @@ class Isolation(StrEnum):
     POD = "pod"
     NONE = "none"
 
+
 PAYLOAD_BYTES = 131072
-"""UTF-8 bytes of code, command, stdin, files and env together: half of the 256 KiB that Kubernetes allows annotations."""
-ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_.-]*$"
-IMAGE = r"^[a-z0-9]+([._/:-][a-z0-9]+)*$"  # placeholder, see below
-NETWORK = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$"
-RUNTIME = r"^([a-zA-Z0-9][a-zA-Z0-9_.-]*)?$"
+"""UTF-8 bytes of code, command, stdin, files and env together: half of what Kubernetes allows all annotations."""
+MONTH = 2592000
+"""Seconds of 30 days."""
 
 
-AwareTime = Annotated[AwareDatetime, Field(strict=False)]
-Argument = Annotated[str, StringConstraints(max_length=32768), AfterValidator(lambda text: without_nul(text))]
+_MESSAGES = {
+    "extra_forbidden": "unknown field",
+    "missing": "is required",
+    "model_type": "must be an object",
+    "tuple_type": "must be a list",
+    "string_unicode": "must be valid Unicode text",
+}
+"""Better words than pydantic's, by its type of error."""
 
 
-def without_nul(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("holds a NUL byte, which no program can be given")
-    return text
+class InvalidSpec(ValueError):
+    """A spec that the CRD refuses, too. `str` of it is one line that names the field and repeats no text of it."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        """Such as `spec.env[0].name`."""
+        self.message = message
 
 
-def relative_path(path: str) -> str:
-    if path.startswith("/") or path.endswith("/") or "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
-        raise ValueError("must be a path below the workspace, without '..', '.' or empty parts")
-    return path
+def _moment(value: object) -> object:
+    return moment(value) if isinstance(value, str) else value
 
 
-def absolute_path(path: str) -> str:
-    if path and (not path.startswith("/") or "\0" in path or any(part in ("", ".", "..") for part in path[1:].split("/"))):
-        raise ValueError("must be an absolute path without '..', '.' or empty parts")
-    return path
+def _whole(value: object) -> object:
+    """5.0 is the integer 5 to Kubernetes, as to JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def quantity_between(low: int | Decimal, high: int | Decimal, low_text: str, high_text: str) -> Callable[[str], str]:
-    """A check that a quantity lies in [low, high]."""
+def _quantity(low: str, high: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: quantity_between(value, low, high))
 
-    def check(text: str) -> str:
-        if not low <= parse_quantity(text) <= high:
-            raise ValueError(f"{text} is out of range: from {low_text} to {high_text}")
-        return text
 
-    return check
+Integer = Annotated[int, BeforeValidator(_whole)]
+Text = Annotated[str, StringConstraints(max_length=PAYLOAD_BYTES)]
+Argument = Annotated[str, StringConstraints(max_length=32768), AfterValidator(without_nul)]
 
 
 class SpecModel(BaseModel):
-    """camelCase outside, snake_case inside; unknown fields are refused."""
+    """camelCase outside, snake_case inside. Unknown fields are refused; null is absent, as in Kubernetes."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        extra="forbid",
+        frozen=True,
+        strict=True,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: object) -> object:
+        if not isinstance(value, Mapping):
+            return value
+        known = {*cls.model_fields, *(info.alias for info in cls.model_fields.values())}
+        return {name: item for name, item in value.items() if item is not None or name not in known}
 
 
 class EnvVar(SpecModel):
-    """One environment variable of the program."""
+    """One environment variable of every program in the sandbox."""
 
     name: Annotated[str, StringConstraints(pattern=ENV_NAME, max_length=256)]
-    value: Annotated[str, StringConstraints(max_length=32768), AfterValidator(without_nul)] = ""
+    value: Argument = ""
 
 
 class File(SpecModel):
     """A text file written below the workspace before anything runs."""
 
-    path: Annotated[str, StringConstraints(min_length=1, max_length=512), AfterValidator(relative_path)]
-    content: Annotated[str, StringConstraints(max_length=131072)] = ""
+    path: Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(relative_path)]
+    content: Text = ""
 
 
 class Run(SpecModel):
     """The one program of a sandbox that finishes: `code` in a language, or a `command`."""
 
     language: Literal["python", "bash"] | None = None
-    code: Annotated[str, StringConstraints(min_length=1, max_length=131072), AfterValidator(without_nul)] | None = None
-    command: Annotated[tuple[Argument, ...], Field(min_length=1, max_length=256, strict=False)] | None = None
-    stdin: Annotated[str, StringConstraints(max_length=131072)] = ""
-    timeout_seconds: Annotated[int, Field(ge=1, le=86400)] | None = None
+    code: Annotated[Text, StringConstraints(min_length=1), AfterValidator(without_nul)] | None = None
+    command: Annotated[tuple[Argument, ...], Field(min_length=1, max_length=128, strict=False)] | None = None
+    stdin: Text = ""
+    timeout_seconds: Annotated[Integer, Field(ge=1, le=86400)] | None = None
+
+    @field_validator("command")
+    @classmethod
+    def _names_a_program(cls, command: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if command is not None and not command[0]:
+            raise ValueError("the first item names the program and cannot be empty")
+        return command
 
     @model_validator(mode="after")
     def _one_program(self) -> Self:
@@ -149,16 +197,16 @@ class Run(SpecModel):
 class Workspace(SpecModel):
     """`/workspace`: a tmpfs of `size`, or a folder of the host below SANDBOX__WORKSPACE_ROOTS."""
 
-    size: Annotated[str, AfterValidator(quantity_between(2**20, 2**36, "1Mi", "64Gi"))] = "256Mi"
-    host_path: Annotated[str, StringConstraints(max_length=1024), AfterValidator(absolute_path)] = ""
+    size: Annotated[str, _quantity("1Mi", "64Gi")] = "256Mi"
+    host_path: Annotated[str, StringConstraints(max_length=1024), AfterValidator(host_folder)] = ""
 
 
 class Limits(SpecModel):
-    """Upper bounds, enforced by the backend."""
+    """Upper bounds, enforced by the backend. Docker takes 6 MiB at least, and cpu below 0.01 it refuses or ignores."""
 
-    cpu: Annotated[str, AfterValidator(quantity_between(Decimal("0.01"), 512, "10m", "512"))] | None = None
-    memory: Annotated[str, AfterValidator(quantity_between(6 * 2**20, 2**40, "6Mi", "1Ti"))] | None = None
-    pids: Annotated[int, Field(ge=4, le=32768)] | None = None
+    cpu: Annotated[str, _quantity("10m", "512")] | None = None
+    memory: Annotated[str, _quantity("6Mi", "1Ti")] | None = None
+    pids: Annotated[Integer, Field(ge=4, le=32768)] | None = None
 
 
 class Resources(SpecModel):
@@ -170,10 +218,10 @@ class Resources(SpecModel):
 class Lifetime(SpecModel):
     """When a sandbox ends by itself, and what becomes of its object."""
 
-    max_seconds: Annotated[int, Field(ge=1, le=2592000)] = 3600
-    idle_seconds: Annotated[int, Field(ge=0, le=2592000)] = 0
-    shutdown_time: AwareTime | None = None
-    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2592000)] = 300
+    max_seconds: Annotated[Integer, Field(ge=1, le=MONTH)] = 3600
+    idle_seconds: Annotated[Integer, Field(ge=0, le=MONTH)] = 0
+    shutdown_time: Annotated[AwareDatetime, BeforeValidator(_moment)] | None = None
+    ttl_seconds_after_finished: Annotated[Integer, Field(ge=0, le=MONTH)] = 300
     shutdown_policy: Literal["Delete", "Retain"] = "Delete"
 
 
@@ -182,33 +230,71 @@ class SandboxSpec(SpecModel):
 
     backend: Literal["auto", "docker", "kubernetes", "mock"] = "auto"
     isolation: Literal["preferred", "required"] = "preferred"
-    image: Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=IMAGE)] | None = None
+    image: Annotated[str, StringConstraints(min_length=1, max_length=512), AfterValidator(image_name)] | None = None
     run: Run | None = None
-    env: Annotated[tuple[EnvVar, ...], Field(max_length=256, strict=False)] = ()
+    env: Annotated[tuple[EnvVar, ...], Field(max_length=128, strict=False)] = ()
     files: Annotated[tuple[File, ...], Field(max_length=64, strict=False)] = ()
     workspace: Workspace = Workspace()
     resources: Resources = Resources()
-    network: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NETWORK)] = "none"
+    network: Annotated[
+        str, StringConstraints(min_length=1, max_length=64, pattern=NETWORK), AfterValidator(network_name)
+    ] = "none"
     runtime: Annotated[str, StringConstraints(max_length=64, pattern=RUNTIME)] = ""
     operating_mode: Literal["Running", "Suspended"] = "Running"
     lifetime: Lifetime = Lifetime()
 
-    @model_validator(mode="after")
-    def _small_enough(self) -> Self:
-        run = self.run or Run.model_construct(code="", command=())
-        texts = [run.code or "", *(run.command or ()), run.stdin, *(f.path + f.content for f in self.files), *(e.name + e.value for e in self.env)]
-        size = sum(len(text.encode()) for text in texts)
-        if size > PAYLOAD_BYTES:
-            raise ValueError(f"code, command, stdin, files and env are {size} bytes together; at most {PAYLOAD_BYTES} are taken")
-        return self
+    @field_validator("env")
+    @classmethod
+    def _env_once(cls, env: tuple[EnvVar, ...]) -> tuple[EnvVar, ...]:
+        if len({variable.name for variable in env}) < len(env):
+            raise ValueError("a name is there twice")
+        return env
+
+    @field_validator("files")
+    @classmethod
+    def _files_once(cls, files: tuple[File, ...]) -> tuple[File, ...]:
+        paths = [file.path for file in files]
+        if len(set(paths)) < len(paths):
+            raise ValueError("a path is there twice")
+        if any(other.startswith(f"{path}/") for path in paths for other in paths):
+            raise ValueError("a path is both a file and the folder of another file")
+        return files
 
     @model_validator(mode="after")
-    def _no_double(self) -> Self:
-        for what, names in (("env", [e.name for e in self.env]), ("files", [f.path for f in self.files])):
-            doubled = sorted({name for name in names if names.count(name) > 1})
-            if doubled:
-                raise ValueError(f"{what} names {doubled[0]!r} twice")
+    def _small_enough(self) -> Self:
+        if self.payload_bytes > PAYLOAD_BYTES:
+            raise ValueError(
+                f"code, command, stdin, files and env are more than {PAYLOAD_BYTES} bytes together; "
+                "put large files in over the HTTP API"
+            )
         return self
+
+    @property
+    def payload_bytes(self) -> int:
+        """UTF-8 bytes of everything that PAYLOAD_BYTES limits."""
+        texts = [text for variable in self.env for text in (variable.name, variable.value)]
+        texts += [text for file in self.files for text in (file.path, file.content)]
+        if self.run is not None:
+            texts += [self.run.code or "", *(self.run.command or ()), self.run.stdin]
+        return sum(len(text.encode()) for text in texts)
+
+
+def parse_spec(spec: object) -> SandboxSpec:
+    """A spec in the words of the API, defaults filled in. Raises InvalidSpec for what the CRD refuses, too."""
+    try:
+        return SandboxSpec.model_validate({} if spec is None else spec, by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise _explain(error) from None
+
+
+def _explain(error: ValidationError) -> InvalidSpec:
+    """The first thing that is wrong, without the value that is: it may be a secret."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    parts = (f"[{part}]" if isinstance(part, int) else f".{repr(part[:64])[1:-1]}" for part in first["loc"])
+    message = _MESSAGES.get(first["type"]) or re.sub(
+        "^Value error, ", "", re.sub(r"^\w+ should ", "must ", first["msg"])
+    )
+    return InvalidSpec(f"spec{''.join(parts)}", message)
 
 
 @dataclass(frozen=True)
@@ -219,6 +305,9 @@ class Sandbox:
     name: str
     namespace: str
     spec: SandboxSpec
+    """All defaults where the object's own is invalid."""
+    invalid: str = ""
+    """What is wrong with the object, for a person; nothing may be started while this is not empty."""
     generation: int = 1
     created_at: datetime | None = None
     deleted_at: datetime | None = None
@@ -228,3 +317,35 @@ class Sandbox:
     """The backend it was given for life; None before that was decided."""
     status: Mapping[str, Any] = field(default_factory=dict)
     """The status as last seen, in the words of the API."""
+
+
+def sandbox_from_object(body: Mapping[str, Any]) -> Sandbox:
+    """The Sandbox that an object from the API server describes; what is wrong with it is in `invalid`."""
+    metadata = body["metadata"]
+    spec, invalid, backend = SandboxSpec(), "", None
+    try:
+        spec = parse_spec(body.get("spec"))
+    except InvalidSpec as error:
+        invalid = str(error)
+    if decided := (metadata.get("annotations") or {}).get(BACKEND_ANNOTATION):
+        if decided in set(BackendName):
+            backend = BackendName(decided)
+        else:
+            invalid = f"metadata.annotations.{BACKEND_ANNOTATION}: must be one of {', '.join(BackendName)}"
+    return Sandbox(
+        uid=metadata["uid"],
+        name=metadata["name"],
+        namespace=metadata["namespace"],
+        spec=spec,
+        invalid=invalid,
+        generation=metadata.get("generation", 1),
+        created_at=_time(metadata.get("creationTimestamp")),
+        deleted_at=_time(metadata.get("deletionTimestamp")),
+        finalizers=tuple(metadata.get("finalizers") or ()),
+        backend=backend,
+        status=body.get("status") or {},
+    )
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

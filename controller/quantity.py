@@ -4,23 +4,32 @@ Source: https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/q
 """
 
 import re
-from decimal import Decimal
+from decimal import ROUND_CEILING, Context, Decimal
 
-_SUFFIXES = {
-    "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"), "": Decimal(1),
-    "k": Decimal(10**3), "M": Decimal(10**6), "G": Decimal(10**9), "T": Decimal(10**12), "P": Decimal(10**15), "E": Decimal(10**18),
-    "Ki": Decimal(2**10), "Mi": Decimal(2**20), "Gi": Decimal(2**30), "Ti": Decimal(2**40), "Pi": Decimal(2**50), "Ei": Decimal(2**60),
-}  # fmt: skip
-_QUANTITY = re.compile(r"([0-9]{1,18}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})(?:(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)|[eE]([+-]?[0-9]{1,2}))?")
+_SUFFIXES = {"": Decimal(1)}
+_SUFFIXES |= {suffix: Decimal(10) ** (3 * power) for power, suffix in enumerate("num", start=-3)}
+_SUFFIXES |= {suffix: Decimal(10) ** (3 * power) for power, suffix in enumerate("kMGTPE", start=1)}
+_SUFFIXES |= {f"{suffix}i": Decimal(2) ** (10 * power) for power, suffix in enumerate("KMGTPE", start=1)}
+_NANO = Decimal("1e-9")
+_EXACT = Context(prec=160, rounding=ROUND_CEILING)
+_QUANTITY = re.compile(
+    r"([0-9]{1,18}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})"
+    r"(?:(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)|[eE]([+-]?[0-9]{1,2}))?"
+)
 
 
 def parse_quantity(text: str | int) -> Decimal:
-    """The exact value of a non-negative Kubernetes quantity. Raises ValueError where `text` is none."""
+    """The value of a non-negative Kubernetes quantity, in whole billionths, rounded up as Kubernetes does.
+
+    At most 18 digits before the point and 9 after it are taken, so that the number is exact.
+    Raises ValueError where `text` is none.
+    """
     match = _QUANTITY.fullmatch(str(text))
     if match is None:
-        raise ValueError(f"{str(text)[:40]!r} is not a Kubernetes quantity such as 500m, 1 or 512Mi")
+        raise ValueError("must be a Kubernetes quantity, such as 500m, 1 or 512Mi")
     number, suffix, exponent = match.groups()
-    return Decimal(number) * (_SUFFIXES[suffix or ""] if exponent is None else Decimal(10) ** int(exponent))
+    factor = _SUFFIXES[suffix or ""] if exponent is None else Decimal(10) ** int(exponent)
+    return _EXACT.quantize(_EXACT.multiply(Decimal(number), factor), _NANO)
 
 
 def format_bytes(count: int) -> str:
