@@ -317,6 +317,7 @@ class Sandbox:
     """The backend it was given for life; None before that was decided."""
     status: Mapping[str, Any] = field(default_factory=dict)
     """The status as last seen, in the words of the API."""
+    resource_version: str = ""
 
 
 def sandbox_from_object(body: Mapping[str, Any]) -> Sandbox:
@@ -327,7 +328,11 @@ def sandbox_from_object(body: Mapping[str, Any]) -> Sandbox:
         spec = parse_spec(body.get("spec"))
     except InvalidSpec as error:
         invalid = str(error)
-    if decided := (metadata.get("annotations") or {}).get(BACKEND_ANNOTATION):
+    status = body.get("status") or {}
+    decided = (metadata.get("annotations") or {}).get(BACKEND_ANNOTATION)
+    if status.get("backend") in set(BackendName):  # only we write the status, anyone who may edit the object an annotation
+        decided = status["backend"]
+    if decided:
         if decided in set(BackendName):
             backend = BackendName(decided)
         else:
@@ -343,7 +348,8 @@ def sandbox_from_object(body: Mapping[str, Any]) -> Sandbox:
         deleted_at=_time(metadata.get("deletionTimestamp")),
         finalizers=tuple(metadata.get("finalizers") or ()),
         backend=backend,
-        status=body.get("status") or {},
+        status=status,
+        resource_version=metadata.get("resourceVersion", ""),
     )
 
 
