@@ -1,5 +1,1788 @@
-"""Stub until the agent is written: PID 1 that reaps and ends on SIGTERM."""
-import os, signal, sys
-signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-while True:
-    signal.pause()
+#!/usr/bin/env python3
+"""The agent: runs programs inside a sandbox for a controller outside, over one byte stream. Standard library only.
+
+    agent.py --workspace DIR                    frames over stdin and stdout: PID 1 of a container
+    agent.py --workspace DIR --socket PATH      frames over a Unix socket; the newest connection wins
+    agent.py --workspace DIR --run SPEC --result RESULT          one program, no frames; see `run_once`
+
+Processes
+    agent ── launcher ── supervisor (one per execution or context) ── the program and all that it starts
+  The agent holds the link and every result, and never runs foreign code. The launcher is a warm interpreter that only
+  forks. A supervisor is the subreaper of its program: whatever daemonises comes back to it, so that it can end
+  everything. If a program ends its supervisor (they have the same user), what is left comes to the agent, which ends it.
+  Agent, launcher and supervisors are not dumpable: a program cannot open their memory or descriptors. (gVisor of 2022
+  has neither subreapers nor that check: there, orphans are ended when any execution ends, and a program can garble the
+  link of its own sandbox.)
+
+Protocol 1
+  Both directions carry frames, all integers big-endian:
+      token 8 | kind 1 | channel 4 | length 4 | CRC-32 of the payload 4 | payload, at most 32 KiB
+  A session starts with a HELLO frame by the controller under the token HELLO_TOKEN, sent after MAX_FRAME zero bytes, so
+  that the remains of an earlier controller's frame are completed, found wrong by their CRC and dropped. Its payload is
+  {"protocol": 1, "token": 16 hex digits}. From then on every frame of both sides bears that token, which programs in the
+  sandbox cannot know. A reader skips all bytes up to the next token, also after a bad length or CRC: so it can start
+  anywhere, and nothing a program prints can be taken for a frame. A new HELLO ends the session before it, and no
+  execution. The agent answers {"protocol", "version", "pid1", "python", "running": [ids], "contexts": [names],
+  "idle_seconds", "kept": results it holds, "forgotten": results it no longer holds, "max_executions"}.
+
+  kind        from        payload
+  HELLO    1  both        JSON as above
+  REQUEST  2  controller  JSON {"op": …}; opens the channel, whose number the controller chooses
+  PART     3  controller  the beginning of the next REQUEST's JSON, in order, all together at most 16 MiB
+  DATA     4  both        bytes: stdin of an execution, or a file's content
+  EOF      5  controller  no more DATA on this channel
+  CREDIT   6  agent       JSON {"bytes": n}: n more bytes of DATA may be sent, beyond WINDOW to begin with
+  STARTED  7  agent       JSON {"id", "attached": it was known before, "stdin_received": bytes}
+  STDOUT   8  agent       output, from its first byte on, also after attaching anew
+  STDERR   9  agent
+  RESULT  10  agent       JSON; closes the channel
+  ERROR   11  agent       JSON {"code", "message"}; closes the channel: nothing was run, read or kept
+  Unknown kinds and unknown JSON members are ignored.
+
+  op       members (* required)
+  execute  id* (1-64 of A-Z a-z 0-9 . _ : -), digest* of the request (1-128 characters), kind* (command, bash, python),
+           argv* (command) or code* (bash, python), context, cwd (below the workspace unless absolute), env {name: value},
+           files [{path, data: base64, mode}], stdin (true: DATA and EOF follow), deadline (seconds), output_limit (bytes
+           kept of each stream, 1 MiB unless given, at most 8 MiB; what comes beyond is read, counted and dropped),
+           stream (true: output as it comes; else all of it at the end).
+           An id that is known is never run again: the channel is attached to it, or gets its kept result.
+           → STARTED, STDOUT and STDERR, RESULT {id, exit_code, signal, reason: Completed | Error | Timeout | Cancelled |
+           OOMKilled, message, dropped_stdout, dropped_stderr, duration_ms, started_at, finished_at (Unix seconds),
+           peak_memory (bytes), cpu_seconds}. exit_code is 128 + signal when there was a signal.
+  attach   id*: the same for an execution that is known
+  cancel   id*: ends it; → RESULT {"ended": false if it was over already}. An execution in a context ends its context.
+  put      path*, mode, max_bytes: DATA, EOF → RESULT {"bytes"}; the file appears whole or not at all
+  get      path*, max_bytes → DATA, RESULT {"bytes"}
+  list     path ("": the workspace), recursive → RESULT {"entries": [{path, type: file | directory | other, bytes}],
+           "truncated"}, at most 10,000 entries or 1 MiB, in several DATA frames of JSON lines before the RESULT
+  delete   path*, recursive → RESULT {"deleted": false if there was nothing}
+  Paths are relative to the workspace; no part of one may be a symbolic link, "..", "." or empty.
+  Error codes: BadRequest, Conflict (the id was used for another digest), Busy (too many at once; try again), Gone (it
+  ran, its result is no longer kept), NotFound, Forbidden (a path that leaves the workspace or is no regular file),
+  TooLarge, NoSpace, Failed (what the operating system says).
+"""
+import binascii
+import collections
+import ctypes
+import errno
+import json
+import os
+import re
+import selectors
+import signal
+import socket
+import stat
+import struct
+import sys
+import time
+
+VERSION = "1"
+PROTOCOL = 1
+MAX_PAYLOAD = 32 * 1024
+MAX_REQUEST = 16 << 20
+MAX_OUTPUT = 8 << 20
+MAX_EXECUTIONS = 32
+MAX_CONTEXTS = 8
+MAX_CHANNELS = 128
+MAX_KEPT = 256  # finished executions whose results are kept,
+MAX_KEPT_BYTES = 16 << 20  # and their output, the oldest dropped first
+MAX_FORGOTTEN = 10_000  # ids remembered after that, so that a late retry is refused and not run again
+MAX_ENTRIES = 10_000
+WINDOW = 256 * 1024
+CONTEXT_IDLE_SECONDS = 1800.0
+START_SECONDS = 10.0  # for a supervisor to report that it runs
+FORCE_SECONDS = 0.4  # after which a supervisor that does not end its program is ended with it
+SWEEP_SECONDS = 0.4  # for the orphans of a supervisor that was killed
+WATCH_SECONDS = 0.02  # between two looks at the memory in use, where no kernel limits it
+
+HEADER = struct.Struct("!8sBIII")
+HELLO_TOKEN = bytes.fromhex("d3a96e0f51c8b742")
+MAX_FRAME = HEADER.size + MAX_PAYLOAD
+HELLO, REQUEST, PART, DATA, EOF, CREDIT, STARTED, STDOUT, STDERR, RESULT, ERROR = range(1, 12)
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 37, 38
+LAUNCHER_FD = 3
+
+
+class Refusal(Exception):
+    """A request that is answered with an ERROR frame: a code of the protocol and a message for a person."""
+
+    def __init__(self, code, message):
+        super().__init__(message)
+        self.code = code
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Processes
+
+
+def become_subreaper():
+    """Orphans below this process become its children. Returns whether the kernel does that (gVisor did not)."""
+    answer = ctypes.c_int(0)
+    LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    LIBC.prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(answer), 0, 0, 0)
+    return answer.value == 1
+
+
+def processes():
+    """{pid: (parent's pid, start time in clock ticks)} of every process that /proc shows."""
+    found = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    fields = file.read().rpartition(b")")[2].split()
+            except OSError:  # it ended meanwhile
+                continue
+            found[int(name)] = int(fields[1]), int(fields[19])
+    return found
+
+
+def kernel_children(pid):
+    """The children of a process, told by the kernel; a look costs as much as the process has threads and children."""
+    children = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                children += map(int, file.read().split())
+    except OSError:  # it ended meanwhile
+        pass
+    return children
+
+
+KERNEL_LISTS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
+
+
+def below(*roots):
+    """The pids of all descendants of some processes, without themselves."""
+    if KERNEL_LISTS_CHILDREN:
+        children_of = kernel_children
+    else:
+        by_parent = collections.defaultdict(list)
+        for pid, (parent, _) in processes().items():
+            by_parent[parent].append(pid)
+        children_of = by_parent.__getitem__
+    found, unvisited = set(), list(roots)
+    while unvisited:
+        fresh = set(children_of(unvisited.pop())) - found
+        found |= fresh
+        unvisited += fresh
+    return found - set(roots)
+
+
+def send_signal(pid, number):
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):  # gone, or (mock) a set-uid program that is not ours to end
+        pass
+
+
+def end_all(find):
+    """SIGSTOP all that `find` lists until it lists nothing new, so that a fork bomb stands still; then SIGKILL."""
+    stopped = set()
+    for _ in range(10):
+        fresh = find() - stopped
+        if not fresh:
+            break
+        for pid in fresh:
+            send_signal(pid, signal.SIGSTOP)
+        stopped |= fresh
+    for pid in stopped:
+        send_signal(pid, signal.SIGKILL)
+
+
+def end_children(seconds):
+    """End and reap everything below this process. Returns {pid: wait status} of its own children."""
+    statuses = {}
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return statuses
+        if pid:
+            statuses[pid] = status
+        elif time.monotonic() > deadline:
+            return statuses
+        else:
+            end_all(lambda: below(os.getpid()))
+            time.sleep(0.001)
+
+
+def resident_bytes(pids):
+    """Resident memory of some processes in bytes. Pages that they share count for each."""
+    pages = 0
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/statm", "rb") as file:
+                pages += int(file.read().split()[1])
+        except OSError:  # it ended meanwhile
+            pass
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def kernel_oom_kills():
+    """How many processes of this container the kernel has killed for memory; 0 where it does not say."""
+    for path in ("/sys/fs/cgroup/memory/memory.oom_control", "/sys/fs/cgroup/memory.events"):
+        try:
+            with open(path) as file:
+                return sum(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
+        except (OSError, ValueError):
+            pass
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The launcher, and what it forks
+
+
+def launcher():
+    """Fork a supervisor per message: descriptors control, stdin, stdout, stderr, job and, for a context, work.
+
+    Returns only in a program's process, with the function that runs it, so that no frame of ours is below it but main.
+    """
+    import atexit  # noqa: F401  warm for every program
+    import gc
+    import linecache  # noqa: F401
+    import traceback  # noqa: F401
+
+    LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps supervisors
+    requests = socket.socket(fileno=LAUNCHER_FD)
+    gc.collect()
+    gc.freeze()
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(requests, 16, 8, socket.MSG_CMSG_CLOEXEC)
+        if not message:
+            os._exit(0)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            os.write(descriptors[0], json.dumps({"error": f"no process could be started: {error.strerror}"}).encode())
+            pid = -1
+        if pid == 0:
+            os.close(requests.detach())
+            return supervise(*descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def supervise(control, stdin, stdout, stderr, job, work=-1):
+    """Run one program, end all that it leaves, report once over `control`. Returns in the program's process only."""
+    import resource
+    import select
+
+    become_subreaper()
+    wakeup, wake = os.pipe()
+    os.set_blocking(wake, False)
+    os.set_blocking(wakeup, False)
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    try:
+        program = os.fork()
+    except OSError as error:
+        os.write(control, json.dumps({"error": f"no process could be started: {error.strerror}"}).encode())
+        os._exit(1)
+    if program == 0:
+        signal.set_wakeup_fd(-1)
+        return become_program(job, (stdin, stdout, stderr), work)
+    os.write(control, json.dumps({"pid": os.getpid()}).encode())
+    for descriptor in (stdin, stdout, stderr, job, work):
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    ready = select.poll()
+    ready.register(control, select.POLLIN)
+    ready.register(wakeup, select.POLLIN)
+    status = None
+    while status is None:
+        pid, child_status = os.waitpid(-1, os.WNOHANG)
+        if pid == program:
+            status = child_status
+        elif not pid:
+            if control in dict(ready.poll()):  # asked to end it, or the agent is gone
+                break
+            try:
+                os.read(wakeup, 4096)
+            except BlockingIOError:
+                pass
+    ended = end_children(0.9)
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    status = ended.get(program, status)
+    report = {
+        "status": signal.SIGKILL if status is None else status,
+        "peak_memory": usage.ru_maxrss * 1024,
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 6),
+    }
+    try:
+        os.write(control, json.dumps(report).encode())
+    except OSError:  # the agent is gone, nobody wants to know
+        pass
+    os._exit(0)
+
+
+def become_program(job_descriptor, stdio, work):
+    """Make this process the program's own. Executes it, or returns a function that runs it in this interpreter."""
+    import resource
+
+    with open(job_descriptor, "rb", closefd=False) as file:
+        job = json.load(file)
+    os.setsid()
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    LIBC.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    for target, descriptor in enumerate(stdio):
+        os.dup2(descriptor, target)
+    if work >= 0:
+        os.dup2(work, 3, inheritable=False)
+    os.closerange(4 if work >= 0 else 3, 256)
+    os.umask(0o022)
+    try:  # the kernel takes a program before the agent when memory runs out
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("500")
+    except OSError:  # not to be had everywhere, and only a hint
+        pass
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for name, value in job.get("limits", {}).items():
+        _, hard = resource.getrlimit(getattr(resource, name))
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(getattr(resource, name), (value, value))
+    os.environ.update(job["env"])
+    try:
+        os.chdir(job["cwd"])
+        if job["kind"] == "context":
+            return lambda: serve_context(3)
+        if job["kind"] == "python" and not python_variables(os.environ):
+            return lambda: run_python(job["code"])
+        replace_process(job)
+    except OSError as error:
+        what = job["argv"][0] if job["kind"] == "command" and error.filename != job["cwd"] else error.filename or job["kind"]
+        os.write(2, f"{what}: {error.strerror}\n".encode("utf-8", "surrogateescape"))
+        os._exit(127 if error.errno == errno.ENOENT else 126)
+
+
+def replace_process(job):
+    """Execute a command, bash, or a Python that starts cold."""
+    argv = job.get("argv")
+    if job["kind"] != "command":
+        argv = ["bash" if job["kind"] == "bash" else sys.executable, "-c", job["code"]]
+        code = job["code"].encode("utf-8", "surrogatepass")
+        if len(code) > 100_000:  # a single argument may have 128 KiB
+            descriptor = os.memfd_create("code")
+            with open(descriptor, "wb", closefd=False) as file:
+                file.write(code)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.set_inheritable(descriptor, True)
+            argv[1:] = [f"/dev/fd/{descriptor}"]
+    if job["kind"] != "python":  # what a Python below it prints is seen when it happens, also before a deadline
+        os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # ignored by Python itself
+        signal.signal(number, signal.SIG_DFL)
+    os.execvp(argv[0], argv)
+
+
+def python_variables(environment):
+    """Whether it has variables that an interpreter reads when it starts, so that a warm one will not do."""
+    honoured = ("PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")
+    return any(re.match("PYTHON[A-Z]", name) and name not in honoured for name in environment)
+
+
+def prepare_python():
+    """Make this fork of the launcher look as if it was started by `python3 -c`. Returns the namespace of __main__."""
+    import builtins
+    import gc
+    import types
+
+    main = types.ModuleType("__main__")
+    main.__dict__.update(__builtins__=builtins, __annotations__={})
+    sys.modules["__main__"] = main
+    sys.argv[:] = ["-c"]
+    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+    sys.path[0:0] = ["", *filter(None, os.environ.get("PYTHONPATH", "").split(":"))]
+    own_packages = os.path.expanduser("~/.local/lib/python{}.{}/site-packages".format(*sys.version_info))
+    if os.path.isdir(own_packages):
+        import site
+
+        site.addsitedir(own_packages)
+    if "TZ" in os.environ:
+        time.tzset()
+    sys.stdout.reconfigure(line_buffering=True)  # else a deadline would take the output with it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.unfreeze()
+    gc.enable()
+    return main.__dict__
+
+
+def run_code(code, filename, namespace):
+    """Run code as a script. Returns its exit code; -2 for KeyboardInterrupt, as the signal's number."""
+    import linecache
+    import traceback
+
+    linecache.cache[filename] = len(code), None, code.splitlines(True), filename  # source lines in tracebacks
+    try:
+        exec(compile(code, filename, "exec", dont_inherit=True), namespace)
+        return 0
+    except SystemExit as stop:
+        if stop.code is None or isinstance(stop.code, int):
+            return (stop.code or 0) & 0xFF
+        print(stop.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        kind, error, trace = sys.exc_info()
+        trace = trace.tb_next  # without this function
+        if sys.excepthook is sys.__excepthook__:
+            traceback.print_exception(kind, error, trace)
+        else:
+            sys.excepthook(kind, error, trace)
+        return -2 if issubclass(kind, KeyboardInterrupt) else 1
+
+
+def run_python(code):
+    """Run code in this process and end it as the interpreter would, without the milliseconds of its full finalisation."""
+    import atexit
+    import gc
+
+    namespace = prepare_python()
+    exit_code = run_code(code, "<string>", namespace)
+    if "threading" in sys.modules:
+        sys.modules["threading"]._shutdown()
+    atexit._run_exitfuncs()
+    for name in list(namespace):  # open files are flushed and __del__ called
+        if name not in ("__builtins__", "__name__"):
+            namespace[name] = None
+    gc.collect()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):  # its reader is gone, or the program closed or replaced it
+            exit_code = exit_code or 120
+    if exit_code == -2:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    os._exit(exit_code)
+
+
+def serve_context(work_descriptor):
+    """Run one piece of code after the other in one namespace; each comes with its own stdin, stdout and stderr."""
+    import resource
+
+    work = socket.socket(fileno=work_descriptor)
+    namespace = prepare_python()
+    number = 0
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(work, 16, 8, socket.MSG_CMSG_CLOEXEC)
+        if not message:
+            os._exit(0)
+        with open(descriptors[3], "rb") as file:
+            job = json.load(file)
+        for target, descriptor in enumerate(descriptors[:3]):
+            os.dup2(descriptor, target)
+            os.close(descriptor)
+        before = time.process_time()
+        number += 1
+        sys.stdin = open(0, closefd=False, errors="surrogateescape")
+        os.environ.update(job["env"])
+        if job["cwd"]:
+            os.chdir(job["cwd"])
+        exit_code = run_code(job["code"], f"<cell {number}>", namespace)
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):
+                pass
+        null = os.open(os.devnull, os.O_RDWR)
+        for target in (0, 1, 2):
+            os.dup2(null, target)
+        os.close(null)
+        report = {
+            "status": 130 << 8 if exit_code == -2 else exit_code << 8,
+            "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "cpu_seconds": round(time.process_time() - before, 6),
+        }
+        work.send(json.dumps(report).encode())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The workspace
+
+
+class Workspace:
+    """Files below a directory, reached one path component after the other without following symbolic links."""
+
+    def __init__(self, path):
+        self.path = os.path.realpath(path)
+        self.root = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def open_parent(self, path, create=False):
+        """Returns a descriptor of the directory that holds `path`, and its last component. The caller closes it."""
+        parts = path.split("/") if isinstance(path, str) else [""]
+        if len(path) > 4096 or "\0" in path or any(part in ("", ".", "..") for part in parts):
+            raise Refusal("Forbidden", f"{path!r} is not a relative path below the workspace")
+        directory = os.dup(self.root)
+        try:
+            for part in parts[:-1]:
+                if create:
+                    try:
+                        os.mkdir(part, 0o755, dir_fd=directory)
+                    except FileExistsError:
+                        pass
+                inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+                os.close(directory)
+                directory = inner
+        except BaseException:
+            os.close(directory)
+            raise
+        return directory, parts[-1]
+
+    def open_file(self, path):
+        directory, name = self.open_parent(path)
+        try:
+            # Not blocking: opening a named pipe must not wait for its writer.
+            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+        finally:
+            os.close(directory)
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
+            raise Refusal("Forbidden", f"{path!r} is not a regular file")
+        return file
+
+    def open_directory(self, path):
+        if not path:
+            return os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.root)
+        directory, name = self.open_parent(path)
+        try:
+            return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+        finally:
+            os.close(directory)
+
+    def entries(self, path, recursive):
+        """Yield {"path", "type", "bytes"} of what a directory holds."""
+        unvisited = [path]
+        while unvisited:
+            folder = unvisited.pop()
+            directory = self.open_directory(folder)
+            try:
+                with os.scandir(directory) as scan:
+                    for entry in scan:
+                        name = entry.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+                        full = f"{folder}/{name}" if folder else name
+                        if entry.is_dir(follow_symlinks=False):
+                            kind = "directory"
+                            if recursive:
+                                unvisited.append(full)
+                        else:
+                            kind = "file" if entry.is_file(follow_symlinks=False) else "other"
+                        yield {"path": full, "type": kind, "bytes": entry.stat(follow_symlinks=False).st_size}
+            finally:
+                os.close(directory)
+
+    def delete(self, path, recursive):
+        """Returns whether there was something to delete."""
+        directory, name = self.open_parent(path)
+        try:
+            if not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+                os.unlink(name, dir_fd=directory)
+            elif recursive:
+                import shutil
+
+                shutil.rmtree(f"/proc/self/fd/{directory}/{name}")
+            else:
+                os.rmdir(name, dir_fd=directory)
+            return True
+        except FileNotFoundError:
+            return False
+        finally:
+            os.close(directory)
+
+
+class Upload:
+    """A file that is being written beside its place, and moved there when it is whole."""
+
+    def __init__(self, workspace, path, mode=0o644, max_bytes=None):
+        self.bytes, self.path, self.max_bytes = 0, path, max_bytes
+        self.directory, self.name = workspace.open_parent(path, create=True)
+        self.temporary = ".upload-" + os.urandom(8).hex()
+        try:
+            try:
+                if stat.S_ISDIR(os.stat(self.name, dir_fd=self.directory, follow_symlinks=False).st_mode):
+                    raise Refusal("Forbidden", f"{path!r} is a directory")
+            except FileNotFoundError:
+                pass
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            self.file = os.open(self.temporary, flags, 0o600, dir_fd=self.directory)
+            os.fchmod(self.file, mode)
+        except BaseException:
+            os.close(self.directory)
+            raise
+
+    def write(self, data):
+        self.bytes += len(data)
+        if self.max_bytes is not None and self.bytes > self.max_bytes:
+            raise Refusal("TooLarge", f"{self.path!r} has more than {self.max_bytes} bytes")
+        while data:
+            data = data[os.write(self.file, data):]
+
+    def finish(self):
+        os.rename(self.temporary, self.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+        self.temporary = None
+        self.close()
+
+    def close(self):
+        if self.directory < 0:
+            return
+        if self.temporary:
+            try:
+                os.unlink(self.temporary, dir_fd=self.directory)
+            except FileNotFoundError:  # a program removed it
+                pass
+        os.close(self.file)
+        os.close(self.directory)
+        self.directory = -1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Executions, as the agent sees them
+
+
+class Supervised:
+    """A supervisor seen from the agent: started, perhaps told to end its program, and gone after one report.
+
+    `on_gone(report)` is called once, when nothing of it is left; the report is None where the supervisor was killed.
+    """
+
+    def __init__(self, agent, job, stdio, on_gone, work=None):
+        self.agent, self.on_gone = agent, on_gone
+        self.pid = 0
+        self.report = self.end_at = self.swept_by = None
+        self.forced = False
+        self.start_by = time.monotonic() + START_SECONDS
+        self.clock_ticks = int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.control.setblocking(False)
+        job_descriptor = memory_file(job)
+        descriptors = [theirs.fileno(), *stdio, job_descriptor] + ([work] if work is not None else [])
+        try:
+            agent.launch(descriptors)
+        except BaseException:
+            self.control.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(job_descriptor)
+        agent.supervised.add(self)
+        agent.selector.register(self.control, selectors.EVENT_READ, self.on_message)
+
+    def on_message(self):
+        if self.control.fileno() < 0:
+            return
+        try:
+            message = self.control.recv(4096)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            message = b""
+        news = json.loads(message) if message else {}
+        if "pid" in news:
+            self.pid = news["pid"]
+            self.start_by = None
+            return
+        self.report = news or None
+        self.agent.selector.unregister(self.control)
+        self.control.close()
+        self.swept_by = time.monotonic() + SWEEP_SECONDS
+        self.sweep()
+
+    def end(self):
+        """Have the supervisor end its program; one that does not is ended with everything below it."""
+        if self.end_at is None:
+            self.end_at = time.monotonic()
+            try:
+                self.control.send(b"end")
+            except OSError:  # gone meanwhile, or stopped by its program: then it is forced
+                pass
+
+    def tick(self, now):
+        if self.swept_by is not None:
+            self.sweep()
+        elif self.start_by is not None and now > self.start_by:
+            self.agent.replace_launcher()
+            self.start_by = None
+        elif self.end_at is not None and now > self.end_at + FORCE_SECONDS and not self.forced:
+            self.forced = True
+            if self.pid:
+                end_all(lambda: below(self.pid))
+                send_signal(self.pid, signal.SIGKILL)
+            else:
+                self.agent.replace_launcher()
+
+    def sweep(self):
+        """After its report nothing is left of an execution, unless the supervisor was killed or is no subreaper."""
+        killed = self.report is None
+        if (killed or not self.agent.subreaper) and not self.agent.sweep(self.pid if killed else 0, self.clock_ticks):
+            if time.monotonic() < self.swept_by:
+                return
+            if os.getpid() == 1:  # the last resort: end all that runs in this container
+                send_signal(-1, signal.SIGKILL)
+        self.agent.supervised.discard(self)
+        self.on_gone(self.report)
+
+
+def memory_file(document):
+    """Returns a descriptor of an anonymous file that holds a JSON document."""
+    descriptor = os.memfd_create("job")
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(json.dumps(document).encode())
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+class Output:
+    """One stream of an execution: its beginning is kept, the rest is read and counted."""
+
+    def __init__(self, agent, limit, sink=None):
+        self.agent, self.limit, self.sink = agent, limit, sink
+        self.kept, self.dropped = bytearray(), 0
+        self.reader, self.writer = os.pipe()
+        os.set_blocking(self.reader, False)
+        agent.selector.register(self.reader, selectors.EVENT_READ, self.read)
+
+    def read(self):
+        """Read once. Returns whether there may be more."""
+        if self.reader < 0:
+            return False
+        try:
+            data = os.read(self.reader, 65536)
+        except BlockingIOError:
+            return False
+        if not data:
+            self.close()
+            return False
+        room = self.limit - len(self.kept)
+        self.kept += data[:room]
+        self.dropped += max(0, len(data) - room)
+        if self.sink:
+            self.sink(data)
+        return True
+
+    def close_writer(self):
+        if self.writer >= 0:
+            os.close(self.writer)
+            self.writer = -1
+
+    def drain(self):
+        """Read what the pipe holds, but not for ever: its end may have been given to another process."""
+        self.close_writer()
+        for _ in range(64):
+            if not self.read():
+                break
+        self.close()
+
+    def close(self):
+        self.close_writer()
+        if self.reader >= 0:
+            self.agent.selector.unregister(self.reader)
+            os.close(self.reader)
+            self.reader = -1
+
+
+class Input:
+    """stdin of an execution. What the program does not read yet waits here, at most WINDOW bytes."""
+
+    def __init__(self, agent):
+        self.agent = agent
+        self.waiting, self.received, self.written, self.at_end, self.registered = bytearray(), 0, 0, False, False
+        self.reader, self.writer = os.pipe()
+        os.set_blocking(self.writer, False)
+
+    def feed(self, data):
+        self.received += len(data)
+        if self.writer < 0:  # the program reads no more
+            self.written += len(data)
+            return
+        self.waiting += data
+        self.write()
+
+    def end(self):
+        self.at_end = True
+        self.write()
+
+    def write(self):
+        if self.writer < 0:
+            return
+        try:
+            while self.waiting:
+                count = os.write(self.writer, self.waiting)
+                self.written += count
+                del self.waiting[:count]
+        except BlockingIOError:
+            if not self.registered:
+                self.agent.selector.register(self.writer, selectors.EVENT_WRITE, self.write)
+                self.registered = True
+            return
+        except BrokenPipeError:
+            self.written += len(self.waiting)
+            self.close()
+            return
+        if self.registered:
+            self.agent.selector.unregister(self.writer)
+            self.registered = False
+        if self.at_end:
+            self.close()
+
+    def close_reader(self):
+        if self.reader >= 0:
+            os.close(self.reader)
+            self.reader = -1
+
+    def close(self):
+        self.close_reader()
+        self.waiting.clear()
+        if self.writer >= 0:
+            if self.registered:
+                self.agent.selector.unregister(self.writer)
+            os.close(self.writer)
+            self.writer = -1
+
+
+class Context:
+    """A Python process that keeps its state from one execution to the next."""
+
+    def __init__(self, agent, name):
+        self.agent, self.name = agent, name
+        self.execution, self.used_at = None, time.monotonic()
+        self.work, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.work.setblocking(False)
+        job = {"kind": "context", "env": {}, "cwd": agent.workspace.path, "limits": agent.rlimits}
+        try:
+            stdio = (agent.null, agent.null, agent.null)
+            self.supervised = Supervised(agent, job, stdio, self.on_gone, theirs.fileno())
+        except BaseException:
+            self.work.close()
+            raise
+        finally:
+            theirs.close()
+        agent.selector.register(self.work, selectors.EVENT_READ, self.on_report)
+
+    def run(self, execution, job, stdio):
+        if self.execution:
+            raise Refusal("Busy", f"the context {self.name} runs {self.execution.id}")
+        job_descriptor = memory_file(job)
+        try:
+            socket.send_fds(self.work, [b"run"], [*stdio, job_descriptor])
+        except OSError as error:
+            raise Refusal("Busy", f"the context {self.name} takes no code: {error.strerror}") from None
+        finally:
+            os.close(job_descriptor)
+        self.execution = execution
+
+    def on_report(self):
+        """The process says how an execution went. Foreign code runs in it, so the words may be anything."""
+        if self.work.fileno() < 0:
+            return
+        try:
+            message = self.work.recv(4096)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            message = b""
+        if not message:  # then the supervisor reports
+            self.agent.selector.unregister(self.work)
+            self.work.close()
+            return
+        try:
+            news = json.loads(message)
+            report = {
+                "status": int(news["status"]) & 0xFFFF,
+                "peak_memory": int(news["peak_memory"]),
+                "cpu_seconds": float(news["cpu_seconds"]),
+            }
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            self.supervised.end()
+            return
+        self.used_at = time.monotonic()
+        if self.execution:
+            execution, self.execution = self.execution, None
+            execution.finish(report)
+
+    def on_gone(self, report):
+        if self.work.fileno() >= 0:
+            self.agent.selector.unregister(self.work)
+            self.work.close()
+        self.agent.contexts.pop(self.name, None)
+        if self.execution:
+            execution, self.execution = self.execution, None
+            execution.finish(report)
+
+
+class Execution:
+    """One execution, from its start to its kept result."""
+
+    def __init__(self, agent, request, sinks=(None, None)):
+        self.agent, self.id, self.digest = agent, request["id"], request["digest"]
+        self.stream = request["stream"]
+        self.result = self.ending = self.refusal = None
+        self.started_at, self.started = time.time(), time.monotonic()
+        self.deadline = None if request["deadline"] is None else self.started + request["deadline"]
+        self.oom_kills = kernel_oom_kills()
+        self.stdin = Input(agent)
+        self.output = {}
+        job = {key: request[key] for key in ("kind", "argv", "code", "env", "cwd")}
+        job["limits"] = agent.rlimits
+        try:
+            for kind, sink in zip((STDOUT, STDERR), sinks):
+                self.output[kind] = Output(agent, request["output_limit"], sink)
+            stdio = (self.stdin.reader, self.output[STDOUT].writer, self.output[STDERR].writer)
+            if request["context"]:
+                context = agent.context(request["context"])
+                job["cwd"] = request["cwd"] and job["cwd"]  # else where the context is
+                context.run(self, job, stdio)
+                self.supervised = context.supervised
+            else:
+                self.supervised = Supervised(agent, job, stdio, self.finish)
+        except BaseException:
+            self.close()
+            raise
+        self.stdin.close_reader()
+        for output in self.output.values():
+            output.close_writer()
+        self.stdin.feed(request["input"])
+        if not request["stdin"]:
+            self.stdin.end()
+
+    def end(self, reason):
+        if self.ending is None and self.result is None:
+            self.ending = reason
+            self.supervised.end()
+
+    def finish(self, report):
+        """Make the result. `report` is None if the supervisor was killed, by the program or by us."""
+        if report and "error" in report:
+            self.close()
+            self.agent.never_ran(self, Refusal("Busy", report["error"]))
+            return
+        for output in self.output.values():
+            output.drain()
+        self.close()
+        status = report["status"] if report else signal.SIGKILL
+        ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+        exit_code = 128 + ended_by if ended_by else os.WEXITSTATUS(status)
+        reason, message = self.ending, None
+        if reason is None:
+            reason = "Error" if exit_code else "Completed"
+            if exit_code == 128 + signal.SIGKILL and kernel_oom_kills() > self.oom_kills:
+                reason = "OOMKilled"
+            elif report is None:
+                message = "its supervisor was ended from within the sandbox"
+        stdout, stderr = self.output[STDOUT], self.output[STDERR]
+        self.result = {
+            "id": self.id,
+            "exit_code": exit_code,
+            "signal": ended_by,
+            "reason": reason,
+            "message": message,
+            "dropped_stdout": stdout.dropped,
+            "dropped_stderr": stderr.dropped,
+            "duration_ms": round((time.monotonic() - self.started) * 1000),
+            "started_at": self.started_at,
+            "finished_at": time.time(),
+            "peak_memory": report and report["peak_memory"],
+            "cpu_seconds": report and report["cpu_seconds"],
+        }
+        self.agent.on_finished(self)
+
+    def close(self):
+        self.stdin.close()
+        for output in self.output.values():
+            output.close()
+
+    def kept_bytes(self):
+        return sum(len(output.kept) for output in self.output.values())
+
+
+def checked_execution(request, workspace):
+    """The request with every member present and of its type. Raises Refusal (BadRequest) with the member's name."""
+
+    def member(name, types, default=None):
+        value = request.get(name, default)
+        if not isinstance(value, types) or isinstance(value, bool) and types is not bool:
+            raise Refusal("BadRequest", f"{name}: not of the right type")
+        return value
+
+    checked = {"kind": request.get("kind"), "argv": [], "code": "", "stream": member("stream", bool, True)}
+    for name, pattern in (("id", r"[A-Za-z0-9._:-]{1,64}"), ("digest", r"[\x21-\x7e]{1,128}")):
+        checked[name] = member(name, str, "")
+        if not re.fullmatch(pattern, checked[name]):
+            raise Refusal("BadRequest", f"{name}: must match {pattern}")
+    if checked["kind"] == "command":
+        checked["argv"] = member("argv", list, [])
+        if not checked["argv"] or not all(isinstance(word, str) and "\0" not in word for word in checked["argv"]):
+            raise Refusal("BadRequest", "argv: must be strings without NUL, at least one")
+    elif checked["kind"] in ("bash", "python"):
+        checked["code"] = member("code", str, "")
+        if checked["kind"] == "bash" and "\0" in checked["code"]:
+            raise Refusal("BadRequest", "code: bash takes no NUL")
+    else:
+        raise Refusal("BadRequest", "kind: must be command, bash or python")
+    checked["context"] = member("context", str, "")
+    if checked["context"] and (checked["kind"] != "python" or len(checked["context"]) > 64):
+        raise Refusal("BadRequest", "context: only for python, at most 64 characters")
+    checked["env"] = member("env", dict, {})
+    for name, value in checked["env"].items():
+        if not name or "=" in name or "\0" in name or not isinstance(value, str) or "\0" in value:
+            raise Refusal("BadRequest", f"env: {name!r} is no variable with a value")
+    checked["cwd"] = os.path.join(workspace, member("cwd", str, ""))
+    if "\0" in checked["cwd"] or not os.path.isdir(checked["cwd"]):
+        raise Refusal("BadRequest", f"cwd: {checked['cwd']!r} is not a directory")
+    if not request.get("cwd") and checked["context"]:
+        checked["cwd"] = ""
+    checked["deadline"] = request.get("deadline")
+    if checked["deadline"] is not None and not 0 < member("deadline", (int, float)) < 1e8:
+        raise Refusal("BadRequest", "deadline: must be a positive number of seconds below 1e8")
+    checked["output_limit"] = member("output_limit", int, 1 << 20)
+    if not 0 <= checked["output_limit"] <= MAX_OUTPUT:
+        raise Refusal("BadRequest", f"output_limit: must be from 0 to {MAX_OUTPUT} bytes")
+    checked["stdin"] = member("stdin", bool, False)
+    checked["input"] = b""
+    checked["files"] = [checked_file(file) for file in member("files", list, [])]
+    try:
+        json.dumps([checked["argv"], checked["env"], checked["cwd"]], ensure_ascii=False).encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise Refusal("BadRequest", "argv, env, cwd: not valid Unicode") from None
+    return checked
+
+
+def checked_file(file):
+    try:
+        path, data, mode = file["path"], binascii.a2b_base64(file["data"]), file.get("mode", 0o644)
+    except (TypeError, KeyError, AttributeError, ValueError):
+        raise Refusal("BadRequest", "files: each needs a path and data in base64") from None
+    if not isinstance(path, str) or not isinstance(mode, int):
+        raise Refusal("BadRequest", "files: a path is a string and a mode a number")
+    return path, data, mode & 0o777
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The link: frames, sessions, channels
+
+
+def frame(token, kind, channel, payload=b""):
+    return HEADER.pack(token, kind, channel, len(payload), binascii.crc32(payload)) + payload
+
+
+class Frames:
+    """Cuts a stream of bytes into frames. Bytes that are no frame of the session are skipped."""
+
+    def __init__(self):
+        self.token = HELLO_TOKEN
+        self.buffer = bytearray()
+
+    def feed(self, data):
+        """Yield (kind, channel, payload) of every frame that is complete."""
+        self.buffer += data
+        while True:
+            starts = [self.buffer.find(token) for token in {HELLO_TOKEN, self.token}]
+            start = min((position for position in starts if position >= 0), default=-1)
+            if start < 0:
+                del self.buffer[: max(0, len(self.buffer) - 7)]
+                return
+            del self.buffer[:start]
+            if len(self.buffer) < HEADER.size:
+                return
+            token, kind, channel, length, checksum = HEADER.unpack_from(self.buffer)
+            end = HEADER.size + length
+            if length <= MAX_PAYLOAD and len(self.buffer) < end:
+                return
+            payload = bytes(self.buffer[HEADER.size : end])
+            if length > MAX_PAYLOAD or binascii.crc32(payload) != checksum or (token == HELLO_TOKEN) != (kind == HELLO):
+                del self.buffer[:1]
+                continue
+            del self.buffer[:end]
+            yield kind, channel, payload
+
+
+class Attachment:
+    """A channel that shows one execution: what it has printed, what it prints, its result."""
+
+    def __init__(self, link, number, execution, attached):
+        self.link, self.number, self.execution = link, number, execution
+        self.sent = {STDOUT: 0, STDERR: 0}
+        self.granted = execution.stdin.received
+        link.send_json(STARTED, number, {"id": execution.id, "attached": attached, "stdin_received": self.granted})
+
+    def on_data(self, data):
+        stdin = self.execution.stdin
+        if stdin.received + len(data) - stdin.written > WINDOW:
+            self.execution.end("Cancelled")
+            raise Refusal("BadRequest", "more stdin than the window and its credit allow; the execution is cancelled")
+        stdin.feed(data)
+
+    def on_eof(self):
+        self.execution.stdin.end()
+
+    def pump(self):
+        """Send one frame if there is something to say. Returns whether there was."""
+        execution = self.execution
+        credit = execution.stdin.written - self.granted
+        if credit >= WINDOW // 4:
+            self.granted += credit
+            self.link.send_json(CREDIT, self.number, {"bytes": credit})
+            return True
+        if execution.stream or execution.result:
+            for kind, output in execution.output.items():
+                start = self.sent[kind]
+                if start < len(output.kept):
+                    self.sent[kind] = min(len(output.kept), start + MAX_PAYLOAD)
+                    self.link.send(kind, self.number, bytes(output.kept[start : self.sent[kind]]))
+                    return True
+        if execution.refusal:
+            raise execution.refusal
+        if execution.result:
+            self.link.send_json(RESULT, self.number, execution.result)
+            self.link.close_channel(self.number)
+            return True
+        return False
+
+    def close(self):
+        pass
+
+
+class Put:
+    """A channel that writes a file."""
+
+    def __init__(self, link, number, upload):
+        self.link, self.number, self.upload, self.granted = link, number, upload, 0
+
+    def on_data(self, data):
+        self.upload.write(data)
+
+    def on_eof(self):
+        self.upload.finish()
+        self.link.send_json(RESULT, self.number, {"bytes": self.upload.bytes})
+        self.link.close_channel(self.number)
+
+    def pump(self):
+        credit = self.upload.bytes - self.granted
+        if credit < WINDOW // 4:
+            return False
+        self.granted += credit
+        self.link.send_json(CREDIT, self.number, {"bytes": credit})
+        return True
+
+    def close(self):
+        self.upload.close()
+
+
+class Send:
+    """A channel that sends blocks of bytes as fast as the link takes them, then a result."""
+
+    def __init__(self, link, number, blocks, result):
+        self.link, self.number, self.blocks, self.result = link, number, blocks, result
+
+    def on_data(self, data):
+        pass
+
+    on_eof = close = lambda self: None
+
+    def pump(self):
+        block = next(self.blocks, None)
+        if block is None:
+            self.link.send_json(RESULT, self.number, self.result)
+            self.link.close_channel(self.number)
+        else:
+            self.link.send(DATA, self.number, block)
+        return True
+
+
+class Link:
+    """The session with the controller, over two descriptors (which may be the same)."""
+
+    def __init__(self, agent, reader, writer):
+        self.agent, self.reader, self.writer = agent, reader, writer
+        self.frames, self.out, self.channels = Frames(), bytearray(), collections.OrderedDict()
+        self.parts = bytearray()
+        self.reading = self.writing = False
+        for descriptor in (reader, writer):
+            os.set_blocking(descriptor, False)
+        self.watch()
+
+    def watch(self):
+        """Read while replies can be taken, write while there is something to write."""
+        if self.reader < 0:
+            return
+        reading, writing = len(self.out) < 4 * WINDOW, bool(self.out)
+        if (reading, writing) == (self.reading, self.writing):
+            return
+        selector = self.agent.selector
+        for descriptor in {self.reader, self.writer}:
+            events = selectors.EVENT_READ * (reading and descriptor == self.reader)
+            events |= selectors.EVENT_WRITE * (writing and descriptor == self.writer)
+            if descriptor in selector.get_map():
+                selector.unregister(descriptor)
+            if events:
+                selector.register(descriptor, events, self.on_ready)
+        self.reading, self.writing = reading, writing
+
+    def on_ready(self):
+        if self.reader < 0:
+            return
+        try:
+            data = os.read(self.reader, 65536)
+            if not data:
+                self.agent.on_link_end()
+                return
+            for kind, channel, payload in self.frames.feed(data):
+                self.on_frame(kind, channel, payload)
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.agent.on_link_end()
+
+    def on_frame(self, kind, number, payload):
+        try:
+            if kind == HELLO:
+                self.on_hello(json.loads(payload))
+            elif kind == PART:
+                self.parts += payload[: MAX_REQUEST + 1 - len(self.parts)]
+            elif kind == REQUEST:
+                document, self.parts = self.parts + payload, bytearray()
+                self.on_request(number, document)
+            elif kind == DATA and number in self.channels:
+                self.channels[number].on_data(payload)
+            elif kind == EOF and number in self.channels:
+                self.channels[number].on_eof()
+        except Refusal as refusal:
+            self.refuse(number, refusal)
+        except OSError as error:
+            codes = {errno.ENOENT: "NotFound", errno.ELOOP: "Forbidden", errno.ENOTDIR: "Forbidden"}
+            codes.update({errno.ENOSPC: "NoSpace", errno.EDQUOT: "NoSpace", errno.EAGAIN: "Busy"})
+            self.refuse(number, Refusal(codes.get(error.errno, "Failed"), error.strerror or str(error)))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            self.refuse(number, Refusal("BadRequest", f"{type(error).__name__}: {error}"))
+
+    def on_hello(self, hello):
+        token = bytes.fromhex(hello["token"])
+        if len(token) != 8 or token == HELLO_TOKEN:
+            return
+        self.close_channels()
+        self.out.clear()
+        self.parts.clear()
+        self.frames.token = token
+        self.send_json(HELLO, 0, self.agent.hello())
+
+    def on_request(self, number, document):
+        if len(document) > MAX_REQUEST:
+            raise Refusal("TooLarge", f"a request may have {MAX_REQUEST} bytes")
+        if number in self.channels:
+            raise Refusal("BadRequest", f"channel {number} is open")
+        if len(self.channels) >= MAX_CHANNELS:
+            raise Refusal("Busy", f"{MAX_CHANNELS} channels are open")
+        request = json.loads(document)
+        operation = {
+            "execute": self.execute,
+            "attach": self.attach,
+            "cancel": self.cancel,
+            "put": self.put,
+            "get": self.get,
+            "list": self.list,
+            "delete": self.delete,
+        }.get(request.get("op"))
+        if operation is None:
+            raise Refusal("BadRequest", f"op: {request.get('op')!r} is not known")
+        operation(number, request)
+
+    def execute(self, number, request):
+        execution, known = self.agent.execute(request)
+        self.channels[number] = Attachment(self, number, execution, known)
+
+    def attach(self, number, request):
+        self.channels[number] = Attachment(self, number, self.agent.known(request["id"]), True)
+
+    def cancel(self, number, request):
+        execution = self.agent.known(request["id"])
+        self.send_json(RESULT, number, {"ended": execution.result is None})
+        execution.end("Cancelled")
+
+    def put(self, number, request):
+        mode, most = request.get("mode", 0o644), request.get("max_bytes")
+        upload = Upload(self.agent.workspace, request["path"], int(mode) & 0o777, None if most is None else int(most))
+        self.channels[number] = Put(self, number, upload)
+
+    def get(self, number, request):
+        file = self.agent.workspace.open_file(request["path"])
+        size = os.fstat(file).st_size
+        result = {"bytes": 0}
+
+        def blocks():
+            with open(file, "rb", buffering=0) as opened:
+                while result["bytes"] < size:  # no further if it grows meanwhile
+                    block = opened.read(min(MAX_PAYLOAD, size - result["bytes"]))
+                    if not block:
+                        break
+                    result["bytes"] += len(block)
+                    yield block
+
+        if size > int(request.get("max_bytes", size)):
+            os.close(file)
+            raise Refusal("TooLarge", f"{request['path']!r} has {size} bytes")
+        self.channels[number] = Send(self, number, blocks(), result)
+
+    def list(self, number, request):
+        lines, length, truncated = [], 0, False
+        for entry in self.agent.workspace.entries(request.get("path", ""), bool(request.get("recursive"))):
+            line = json.dumps(entry).encode() + b"\n"
+            length += len(line)
+            if len(lines) == MAX_ENTRIES or length > 1 << 20:
+                truncated = True
+                break
+            lines.append(line)
+        text = b"".join(lines)
+        blocks = (text[start : start + MAX_PAYLOAD] for start in range(0, len(text), MAX_PAYLOAD))
+        self.channels[number] = Send(self, number, blocks, {"entries": len(lines), "truncated": truncated})
+
+    def delete(self, number, request):
+        deleted = self.agent.workspace.delete(request["path"], bool(request.get("recursive")))
+        self.send_json(RESULT, number, {"deleted": deleted})
+
+    def refuse(self, number, refusal):
+        self.close_channel(number)
+        self.send_json(ERROR, number, {"code": refusal.code, "message": str(refusal)[:1000]})
+
+    def send(self, kind, number, payload):
+        self.out += frame(self.frames.token, kind, number, payload)
+
+    def send_json(self, kind, number, document):
+        self.send(kind, number, json.dumps(document).encode())
+
+    def pump(self):
+        """Let channels speak in turn while the link takes it, so that one flood does not keep the others waiting."""
+        while self.reader >= 0:
+            silent = 0
+            while self.channels and len(self.out) < WINDOW and silent < len(self.channels):
+                number, channel = next(iter(self.channels.items()))
+                self.channels.move_to_end(number)
+                try:
+                    silent = 0 if channel.pump() else silent + 1
+                except Refusal as refusal:
+                    self.refuse(number, refusal)
+                except OSError as error:
+                    self.refuse(number, Refusal("Failed", error.strerror))
+            if not self.out:
+                break
+            try:
+                count = os.write(self.writer, self.out)
+            except BlockingIOError:
+                break
+            except OSError:
+                self.agent.on_link_end()
+                return
+            del self.out[:count]
+        self.watch()
+
+    def close_channel(self, number):
+        channel = self.channels.pop(number, None)
+        if channel:
+            channel.close()
+
+    def close_channels(self):
+        for number in list(self.channels):
+            self.close_channel(number)
+
+    def close(self):
+        self.close_channels()
+        for descriptor in {self.reader, self.writer}:
+            if descriptor in self.agent.selector.get_map():
+                self.agent.selector.unregister(descriptor)
+            os.close(descriptor)
+        self.reader = self.writer = -1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The agent
+
+
+class Agent:
+    def __init__(self, workspace, memory=0, pids=0, rlimits=None):
+        self.workspace, self.memory, self.pids, self.rlimits = Workspace(workspace), memory, pids, rlimits or {}
+        self.selector = selectors.DefaultSelector()
+        self.executions, self.forgotten = collections.OrderedDict(), collections.OrderedDict()
+        self.contexts, self.supervised, self.running = {}, set(), 0
+        self.link = self.listener = self.requests = None
+        self.launchers = set()
+        self.active_at = self.watched_at = time.monotonic()
+        self.stopping = False
+        self.null = os.open(os.devnull, os.O_RDWR)
+        LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+        LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        self.subreaper = become_subreaper()
+        wakeup, wake = os.pipe()
+        os.set_blocking(wakeup, False)
+        os.set_blocking(wake, False)
+        signal.set_wakeup_fd(wake)
+        self.selector.register(wakeup, selectors.EVENT_READ, lambda: self.on_signal(wakeup))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.stop)
+        for number in (signal.SIGCHLD, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+
+    def hello(self):
+        return {
+            "protocol": PROTOCOL,
+            "version": VERSION,
+            "pid1": os.getpid() == 1,
+            "python": sys.version.split()[0],
+            "running": [execution.id for execution in self.executions.values() if not execution.result],
+            "contexts": sorted(self.contexts),
+            "idle_seconds": 0 if self.running else round(time.monotonic() - self.active_at, 3),
+            "kept": len(self.executions) - self.running,
+            "forgotten": len(self.forgotten),
+            "max_executions": MAX_EXECUTIONS,
+        }
+
+    # The loop
+
+    def run(self, until=lambda: False):
+        """Serve until SIGTERM or until `until()`, then end everything that was started."""
+        self.start_launcher()
+        while not self.stopping and not until():
+            for key, _ in self.selector.select(self.seconds_to_next()):
+                key.data()
+            self.tick(time.monotonic())
+            if self.link:
+                self.link.pump()
+        self.end_everything()
+
+    def seconds_to_next(self):
+        """Seconds until `tick` has something to do; None: never."""
+        due = []
+        if self.supervised and (self.memory or self.pids):
+            due.append(self.watched_at + WATCH_SECONDS)
+        for supervised in self.supervised:
+            if supervised.swept_by is not None:
+                return 0.002
+            if supervised.start_by is not None:
+                due.append(supervised.start_by)
+            if supervised.end_at is not None and not supervised.forced:
+                due.append(supervised.end_at + FORCE_SECONDS)
+        if self.running:
+            due += [e.deadline for e in self.executions.values() if not (e.result or e.ending or e.deadline is None)]
+        due += [context.used_at + CONTEXT_IDLE_SECONDS for context in self.contexts.values() if not context.execution]
+        return max(0.0, min(due) - time.monotonic()) + 0.0005 if due else None
+
+    def tick(self, now):
+        if self.running:
+            for execution in list(self.executions.values()):
+                if not execution.result and execution.deadline is not None and now >= execution.deadline:
+                    execution.end("Timeout")
+        for context in list(self.contexts.values()):
+            if not context.execution and now > context.used_at + CONTEXT_IDLE_SECONDS:
+                context.supervised.end()
+        for supervised in list(self.supervised):
+            supervised.tick(now)
+        if (self.memory or self.pids) and now >= self.watched_at + WATCH_SECONDS:
+            self.watched_at = now
+            self.watch_limits()
+
+    def watch_limits(self):
+        """End executions that are above the limits, where no kernel does it."""
+        for execution in list(self.executions.values()):
+            if execution.result or not execution.supervised.pid:
+                continue
+            tree = below(execution.supervised.pid)
+            if self.memory and resident_bytes(tree) > self.memory:
+                execution.end("OOMKilled")
+            elif self.pids and len(tree) > self.pids:
+                execution.end("Error")
+
+    # Executions
+
+    def execute(self, request):
+        """Start an execution, or find it. Returns it, and whether it was known. Raises Refusal, OSError."""
+        checked = checked_execution(request, self.workspace.path)
+        known = self.executions.get(checked["id"])
+        digest = known.digest if known else self.forgotten.get(checked["id"])
+        if digest is not None:
+            if digest != checked["digest"]:
+                raise Refusal("Conflict", f"{checked['id']} was used for another request")
+            return self.known(checked["id"]), True
+        if self.running >= MAX_EXECUTIONS:
+            raise Refusal("Busy", f"{self.running} executions are running")
+        for path, data, mode in checked["files"]:
+            upload = Upload(self.workspace, path, mode)
+            try:
+                upload.write(data)
+                upload.finish()
+            finally:
+                upload.close()
+        return self.start(checked), False
+
+    def start(self, checked, sinks=(None, None)):
+        execution = Execution(self, checked, sinks)
+        self.executions[execution.id] = execution
+        self.running += 1
+        self.active_at = time.monotonic()
+        return execution
+
+    def known(self, execution_id):
+        if execution_id in self.forgotten:
+            raise Refusal("Gone", f"{execution_id} has run, and its result is no longer kept")
+        if execution_id not in self.executions:
+            raise Refusal("NotFound", f"no execution {execution_id!r}")
+        return self.executions[execution_id]
+
+    def context(self, name):
+        context = self.contexts.get(name)
+        if context is None or context.supervised.end_at is not None:
+            if context is not None or len(self.contexts) >= MAX_CONTEXTS:
+                raise Refusal("Busy", f"{name} is ending" if context else f"{MAX_CONTEXTS} contexts are open")
+            context = self.contexts[name] = Context(self, name)
+        return context
+
+    def never_ran(self, execution, refusal):
+        execution.refusal = refusal
+        self.executions.pop(execution.id, None)
+        self.running -= 1
+
+    def on_finished(self, execution):
+        self.running -= 1
+        self.active_at = time.monotonic()
+        self.executions.move_to_end(execution.id)
+        finished = [each for each in self.executions.values() if each.result]
+        kept_bytes = sum(each.kept_bytes() for each in finished)
+        for each in finished:
+            if len(finished) <= MAX_KEPT and kept_bytes <= MAX_KEPT_BYTES or each is execution:
+                break
+            finished = finished[1:]
+            kept_bytes -= each.kept_bytes()
+            del self.executions[each.id]
+            self.forgotten[each.id] = each.digest
+            if len(self.forgotten) > MAX_FORGOTTEN:
+                self.forgotten.popitem(last=False)
+
+    # Processes
+
+    def start_launcher(self):
+        self.requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.requests.setblocking(False)
+        argv = [sys.executable, "-I", os.path.abspath(__file__), "--launcher"]
+        actions = [(os.POSIX_SPAWN_DUP2, self.null, 0), (os.POSIX_SPAWN_DUP2, self.null, 1)]
+        actions.append((os.POSIX_SPAWN_DUP2, theirs.fileno(), LAUNCHER_FD))
+        try:
+            self.launchers.add(os.posix_spawn(sys.executable, argv, os.environ, file_actions=actions))
+        finally:
+            theirs.close()
+
+    def launch(self, descriptors):
+        """Have the launcher fork a supervisor that holds these descriptors. Raises Refusal (Busy)."""
+        for attempt in (1, 2):
+            try:
+                socket.send_fds(self.requests, [b"launch"], descriptors)
+                return
+            except BlockingIOError:
+                raise Refusal("Busy", "the launcher takes no more executions") from None
+            except OSError:  # a program ended it
+                if attempt == 2:
+                    raise
+                self.replace_launcher()
+
+    def replace_launcher(self):
+        self.requests.close()
+        for pid in self.launchers:
+            send_signal(pid, signal.SIGKILL)
+        self.start_launcher()
+
+    def on_signal(self, wakeup):
+        try:
+            os.read(wakeup, 4096)
+        except BlockingIOError:
+            pass
+        self.reap()
+
+    def reap(self):
+        while True:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            self.launchers.discard(pid)
+
+    def sweep(self, supervisor, since):
+        """End children of this process that it did not start, born at `since` (clock ticks since boot) or later.
+
+        Returns whether none is left and `supervisor` (0: none) is gone, so that its orphans have come here.
+        """
+        self.reap()
+        own = self.launchers | {supervised.pid for supervised in self.supervised}
+        table = processes()
+        me = os.getpid()
+        strays = {pid for pid, (parent, born) in table.items() if parent == me and pid not in own and born >= since}
+        if strays:
+            end_all(lambda: strays | below(*strays))
+        return not strays and supervisor not in table
+
+    def stop(self, *_):
+        self.stopping = True
+
+    def end_everything(self):
+        if os.getpid() == 1:
+            send_signal(-1, signal.SIGKILL)
+        end_children(1.0)
+
+    # Connections
+
+    def serve_stdio(self):
+        """Take the link away from descriptors 0 and 1, so that no program can inherit it."""
+        reader, writer = os.dup(0), os.dup(1)
+        os.dup2(self.null, 0)
+        os.dup2(self.null, 1)
+        try:
+            self.link = Link(self, reader, writer)
+        except PermissionError:  # /dev/null or a file: nobody will ever speak
+            os.close(reader)
+            os.close(writer)
+
+    def serve_socket(self, path, users):
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen(8)
+        self.listener.setblocking(False)
+        self.selector.register(self.listener, selectors.EVENT_READ, lambda: self.on_connection(users))
+
+    def on_connection(self, users):
+        try:
+            connection, _ = self.listener.accept()
+        except OSError:  # it went away again
+            return
+        _, user, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if user not in users:
+            connection.close()
+            return
+        if self.link:
+            self.link.close()
+        descriptor = connection.detach()
+        self.link = Link(self, descriptor, descriptor)
+
+    def on_link_end(self):
+        self.link.close()
+        self.link = None
+        if not self.listener and os.getpid() != 1:
+            self.stopping = True
+
+
+def run_once(agent, spec_path, result_path):
+    """Run the program of a JSON file (as an execute request; `stdin` is its text) and write the result as JSON.
+
+    The result has exit_code, reason, stdout and stderr (the last 16 KiB, base64), truncated, duration_ms, started_at and
+    finished_at. Beside it, files `stdout` and `stderr` get the first MiB of each stream as it comes.
+    """
+    with open(spec_path, "rb") as file:
+        request = json.load(file)
+    stdin = request.pop("stdin", None) or ""
+    tails = {}
+
+    def sink(name):
+        file = open(os.path.join(os.path.dirname(result_path) or ".", name), "wb", buffering=0)
+        tails[name] = tail = bytearray()
+        written = 0
+
+        def write(data):
+            nonlocal written
+            tail.extend(data)
+            del tail[: max(0, len(tail) - 16384)]
+            written += file.write(data[: max(0, (1 << 20) - written)])
+
+        return write
+
+    checked = checked_execution({"id": "run", "digest": "run", **request}, agent.workspace.path)
+    checked["output_limit"] = 0
+    checked["input"] = stdin.encode("utf-8", "surrogateescape")
+    agent.start_launcher()
+    execution = agent.start(checked, (sink("stdout"), sink("stderr")))
+    agent.run(until=lambda: execution.result or execution.refusal)
+    if not execution.result:
+        reason = "Cancelled" if agent.stopping else "Error"
+        execution.result = {"exit_code": None, "reason": reason, "message": str(execution.refusal or "ended by a signal")}
+    result = {key: value for key, value in execution.result.items() if not key.startswith("dropped")}
+    for name, kind in (("stdout", STDOUT), ("stderr", STDERR)):
+        result[name] = binascii.b2a_base64(tails[name], newline=False).decode()
+    result["truncated"] = any(execution.output[kind].dropped > 16384 for kind in (STDOUT, STDERR))
+    temporary = result_path + ".new"
+    with open(temporary, "w") as file:
+        json.dump(result, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(temporary, result_path)
+
+
+def arguments():
+    import argparse
+
+    parser = argparse.ArgumentParser(description="Runs programs inside a sandbox; see the head of this file.")
+    parser.add_argument("--workspace", default="/workspace")
+    parser.add_argument("--socket", help="listen on a Unix socket instead of stdin and stdout")
+    parser.add_argument("--run", help="run the program of this JSON file and end")
+    parser.add_argument("--result", help="where --run writes its result")
+    parser.add_argument("--user", type=int, help="the user id to become, with --group")
+    parser.add_argument("--group", type=int)
+    parser.add_argument("--memory", type=int, default=0, help="bytes an execution may use")
+    parser.add_argument("--pids", type=int, default=0, help="processes an execution may have")
+    parser.add_argument("--nofile", type=int, default=0, help="descriptors each process may open")
+    return parser.parse_args()
+
+
+def main():
+    if sys.argv[1:] == ["--launcher"]:
+        launcher()()
+        return
+    if len(sys.argv) == 1:  # a container: no time for argparse
+        agent = Agent("/workspace")
+        agent.serve_stdio()
+        agent.run()
+        return
+    given = arguments()
+    users = {0, os.getuid()}
+    rlimits = {}
+    if given.memory:
+        rlimits["RLIMIT_DATA"] = 2 * given.memory
+    if given.nofile:
+        rlimits["RLIMIT_NOFILE"] = given.nofile
+    agent = Agent(given.workspace, given.memory, given.pids, rlimits)
+    if given.socket:
+        agent.serve_socket(given.socket, users)
+    elif not given.run:
+        agent.serve_stdio()
+    if given.group is not None:
+        os.setgroups([])
+        os.setgid(given.group)
+    if given.user is not None:
+        os.setuid(given.user)
+        LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    if given.pids:
+        rlimits["RLIMIT_NPROC"] = given.pids + tasks_of_user()
+    if given.run:
+        run_once(agent, given.run, given.result)
+    else:
+        agent.run()
+
+
+def tasks_of_user():
+    """How many threads this user has: the kernel counts RLIMIT_NPROC over all of them."""
+    count = 0
+    for pid in processes():
+        try:
+            if os.stat(f"/proc/{pid}").st_uid == os.getuid():
+                count += len(os.listdir(f"/proc/{pid}/task"))
+        except OSError:  # it ended meanwhile
+            pass
+    return count
+
+
+if __name__ == "__main__":
+    main()
