@@ -8,8 +8,6 @@ from controller.quantity import parse_quantity
 ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_.-]*$"
 NETWORK = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$"
 RUNTIME = r"^([a-zA-Z0-9][a-zA-Z0-9_.-]*)?$"
-PATH_BYTES = 255
-"""UTF-8 bytes of a path below the workspace: then no part of it exceeds Linux's NAME_MAX either."""
 
 # https://github.com/distribution/reference, but a digest is always sha256.
 _DOMAIN_PART = r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?"
@@ -48,8 +46,6 @@ def relative_path(path: str) -> str:
     """A path below the workspace."""
     if not _RELATIVE_PATH.fullmatch(path) or _DOTS.search(path):
         raise ValueError("must be a path below the workspace, without '..', '.', empty parts or control characters")
-    if len(path.encode()) > PATH_BYTES:
-        raise ValueError(f"must be at most {PATH_BYTES} bytes")
     return path
 
 

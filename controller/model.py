@@ -90,8 +90,11 @@ class Isolation(StrEnum):
     NONE = "none"
 
 
-PAYLOAD_BYTES = 131072
-"""UTF-8 bytes of code, command, stdin, files and env together: half of what Kubernetes allows all annotations."""
+PAYLOAD_BYTES = 131070
+"""UTF-8 bytes of code, command, stdin, files and env together: about half of what Kubernetes allows all annotations, and
+whatever part of it becomes an argument or `NAME=value` fits, with its NUL, into Linux's MAX_ARG_STRLEN (131072)."""
+PATH_BYTES = 255
+"""UTF-8 bytes of the path of a file in a spec: then no part of it exceeds Linux's NAME_MAX either."""
 MONTH = 2592000
 """Seconds of 30 days."""
 
@@ -123,6 +126,12 @@ def _moment(value: object) -> object:
 def _whole(value: object) -> object:
     """5.0 is the integer 5 to Kubernetes, as to JSON."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _short_enough(path: str) -> str:
+    if len(path.encode()) > PATH_BYTES:
+        raise ValueError(f"must be at most {PATH_BYTES} bytes")
+    return path
 
 
 def _quantity(low: str, high: str) -> BeforeValidator:
@@ -165,7 +174,12 @@ class EnvVar(SpecModel):
 class File(SpecModel):
     """A text file written below the workspace before anything runs."""
 
-    path: Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(relative_path)]
+    path: Annotated[
+        str,
+        StringConstraints(min_length=1, max_length=PATH_BYTES),
+        AfterValidator(relative_path),
+        AfterValidator(_short_enough),
+    ]
     content: Text = ""
 
 
