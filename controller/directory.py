@@ -54,6 +54,10 @@ class SandboxDirectory(Protocol):
         """Ask for its deletion; asked before or gone already is fine. Raises StoreUnavailable."""
         ...
 
+    async def wait_gone(self, uid: str, timeout: float) -> None:
+        """Returns as soon as the object is gone. Raises TimeoutError after `timeout` seconds."""
+        ...
+
     def backend(self, sandbox: Sandbox) -> Backend:
         """The backend that it has for life. Raises backends.Unavailable where that is not there now."""
         ...

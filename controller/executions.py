@@ -10,14 +10,14 @@ import binascii
 import hashlib
 import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from controller.backends import ExecRequest, ExecResult, Executions, OutputChunk
+from controller.backends import ExecRequest, ExecResult, Executions, OutputChunk, Unavailable
 from controller.model import ENV_NAME, EnvVar, relative_path, without_nul
 from controller.settings import SandboxSettings
 
@@ -26,7 +26,7 @@ MAX_TIMEOUT = 86400
 MAX_CODE = 2**20
 """Characters of code."""
 MAX_ARGUMENT = 131_071
-"""Bytes of one argument or environment variable: MAX_ARG_STRLEN of Linux (include/uapi/linux/binfmts.h), less its NUL."""
+"""Bytes of one argument or variable: MAX_ARG_STRLEN of Linux (include/uapi/linux/binfmts.h) less its NUL."""
 MAX_INLINE = 12 * 2**20
 """Characters of stdin, and of one file; larger files have the call for files."""
 GRACE = 15.0
@@ -90,7 +90,7 @@ class Program(_Strict):
     stdin_base64: Annotated[Base64, Field(description="Standard input, any bytes.")] = ""
     env: Annotated[
         dict[EnvName, Argument] | Annotated[tuple[EnvVar, ...], Field(strict=False)],
-        Field(max_length=256, description="Environment variables: an object, or a list of name and value as in `spec`."),
+        Field(max_length=256, description="Variables: an object, or a list of name and value as in `spec`."),
     ] = {}
     files: Annotated[
         dict[Path, Annotated[str, StringConstraints(max_length=MAX_INLINE)]]
@@ -105,7 +105,7 @@ class Program(_Strict):
     ] = ""
     context: str = Field(
         "",
-        pattern=r"^[A-Za-z0-9._-]{0,64}\Z",
+        pattern=r"^[A-Za-z0-9._-]{0,64}$",
         description="Name of a Python state that is kept between executions; empty: a fresh interpreter.",
     )
     timeout: float | None = Field(
@@ -146,7 +146,7 @@ def keyed_id(uid: str, key: str) -> str:
 
 
 def request_for(uid: str, program: Program, settings: SandboxSettings, key: str = "") -> ExecRequest:
-    """The request of the port. The same `key` gives the same id; without one each request is an execution of its own."""
+    """The request of the port. The same `key` gives the same id; without one each is an execution of its own."""
     stdin = _decoded(program.stdin_base64) or program.stdin.encode()
     env, files = program.environment(), program.contents()
     return ExecRequest(
@@ -180,47 +180,65 @@ class Outcome:
     result: ExecResult
     stdout: bytes
     stderr: bytes
-    dropped_stdout: int
-    dropped_stderr: int
-    """Bytes that the program printed beyond the limit."""
 
     @property
     def truncated(self) -> bool:
-        """Something was dropped."""
-        return bool(self.dropped_stdout or self.dropped_stderr)
+        """It printed more than the limit."""
+        return bool(self.result.dropped_stdout or self.result.dropped_stderr)
 
 
-async def stream(executions: Executions, uid: str, request: ExecRequest) -> AsyncIterator[OutputChunk | ExecResult]:
-    """Run it: chunks as they come, then the result. Closing the iterator does not cancel the execution.
+class Collected:
+    """What an execution printed so far."""
 
-    Raises what the port's `execute` raises, and TimeoutError when the backend says nothing GRACE seconds after the
-    execution's own deadline.
+    def __init__(self) -> None:
+        self._kept = {"stdout": bytearray(), "stderr": bytearray()}
+
+    def add(self, chunk: OutputChunk) -> None:
+        """Keep it; `stream` has seen to the limit."""
+        self._kept[chunk.stream] += chunk.data
+
+    def outcome(self, result: ExecResult) -> Outcome:
+        """All of it."""
+        return Outcome(result, bytes(self._kept["stdout"]), bytes(self._kept["stderr"]))
+
+
+async def stream(executions: Executions, uid: str, request: ExecRequest) -> AsyncGenerator[OutputChunk | ExecResult]:
+    """Run it: chunks as they come, at most `request.output_limit` bytes of each stream, then the result.
+
+    Closing the iterator does not cancel the execution. Raises what the port's `execute` raises, and Unavailable when
+    the backend tells no result within GRACE seconds after the execution's own deadline.
     """
     deadline = asyncio.get_running_loop().time() + request.timeout + GRACE
+    room = {"stdout": request.output_limit, "stderr": request.output_limit}
+    dropped = {"stdout": 0, "stderr": 0}
     async with aclosing(executions.execute(uid, request)) as items:  # type: ignore[type-var]
         while True:
-            async with asyncio.timeout_at(deadline):
-                item = await anext(items)
-            yield item
+            try:
+                async with asyncio.timeout_at(deadline):
+                    item = await anext(items)
+            except (TimeoutError, StopAsyncIteration):
+                raise Unavailable(f"no result of execution {request.id} came from the backend; ask again") from None
             if isinstance(item, ExecResult):
+                yield replace(
+                    item,
+                    dropped_stdout=item.dropped_stdout + dropped["stdout"],
+                    dropped_stderr=item.dropped_stderr + dropped["stderr"],
+                )
                 return
+            # The backend keeps to the limit; what it got wrong ends here and not in memory.
+            kept = item.data[: room[item.stream]]
+            room[item.stream] -= len(kept)
+            dropped[item.stream] += len(item.data) - len(kept)
+            if kept:
+                yield OutputChunk(item.stream, kept)
 
 
 async def run(executions: Executions, uid: str, request: ExecRequest) -> Outcome:
-    """Run it and collect what it prints, at most `request.output_limit` bytes of each stream. Raises like `stream`."""
-    kept = {"stdout": bytearray(), "stderr": bytearray()}
-    dropped = {"stdout": 0, "stderr": 0}
-    async with aclosing(stream(executions, uid, request)) as items:  # type: ignore[type-var]
+    """Run it and collect what it prints. Raises like `stream`."""
+    collected = Collected()
+    async with aclosing(stream(executions, uid, request)) as items:
         async for item in items:
             if isinstance(item, ExecResult):
-                return Outcome(
-                    item,
-                    bytes(kept["stdout"]),
-                    bytes(kept["stderr"]),
-                    item.dropped_stdout + dropped["stdout"],
-                    item.dropped_stderr + dropped["stderr"],
-                )
-            room = request.output_limit - len(kept[item.stream])
-            kept[item.stream] += item.data[:room]
-            dropped[item.stream] += max(0, len(item.data) - room)
+                return collected.outcome(item)
+            collected.add(item)
     raise AssertionError("unreachable: stream ends with a result or raises")

@@ -1,0 +1,143 @@
+"""Files in and out of a workspace, and the output of `run`; streamed, so that no file is ever in memory as a whole."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request
+from starlette.responses import Response, StreamingResponse
+
+from controller import backends
+from controller.api.access import Access
+from controller.api.bodies import json_response, read_chunks
+from controller.api.execute import demand_running
+from controller.api.openapi import problems
+from controller.api.paths import SANDBOX, SandboxId
+from controller.api.problems import Kind, Problem
+from controller.api.schemas import FileList
+from controller.api.streams import EVENT_STREAM, begun, output_events, wants_events
+from controller.directory import SandboxDirectory
+from controller.model import Sandbox, relative_path
+from controller.quantity import format_bytes
+from controller.settings import Settings
+
+FilePath = Annotated[str, Path(description="Below the workspace.", examples=["data/in.csv"], max_length=4096)]
+HARMLESS = {
+    # What a sandbox wrote must not become a page of ours in somebody's browser.
+    "Content-Disposition": "attachment",
+    "Content-Security-Policy": "sandbox; default-src 'none'",
+}
+BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+
+
+def routes(access: Access, directory: SandboxDirectory, settings: Settings) -> APIRouter:
+    """`/sandbox/{id}/files`, `/sandbox/{id}/files/{path}`, `/sandbox/{id}/logs`."""
+    router = APIRouter(tags=["files"])
+    errors = (Kind.UNAUTHORIZED, Kind.FORBIDDEN, Kind.NOT_FOUND, Kind.INVALID, Kind.UNAVAILABLE)
+
+    @router.get(
+        f"{SANDBOX}/files", response_model=FileList, responses=problems(*errors, Kind.NOT_RUNNING, Kind.REFUSED)
+    )
+    async def list_files(
+        request: Request,
+        uid: SandboxId,
+        path: Annotated[str, Query(description="A folder; default: the workspace itself.", max_length=4096)] = "",
+    ) -> Response:
+        """The files in a folder of the workspace, at most 10,000."""
+        sandbox = await access.sandbox(request, uid, "get", "files")
+        demand_running(sandbox)
+        files = await directory.backend(sandbox).executions.list_files(uid, _below_workspace(path) if path else "")
+        return json_response({"items": [{"path": each.path, "size": each.size} for each in files]})
+
+    @router.put(
+        f"{SANDBOX}/files/{{path:path}}",
+        status_code=204,
+        responses=problems(
+            *errors, Kind.BAD_REQUEST, Kind.REQUEST_TIMEOUT, Kind.NOT_RUNNING, Kind.TOO_LARGE, Kind.REFUSED
+        ),
+        openapi_extra={"requestBody": BYTES},
+    )
+    async def put_file(request: Request, uid: SandboxId, path: FilePath) -> Response:
+        """Write the body as a file, whatever its type; folders on the way are made."""
+        sandbox = await access.sandbox(request, uid, "update", "files")
+        demand_running(sandbox)
+        chunks = read_chunks(request, settings.api.max_file)
+        await directory.backend(sandbox).executions.put_file(uid, _below_workspace(path), chunks)
+        return Response(status_code=204)
+
+    @router.get(
+        f"{SANDBOX}/files/{{path:path}}",
+        response_class=Response,
+        responses={200: {"description": "The file's bytes", **BYTES}}
+        | problems(*errors, Kind.NOT_RUNNING, Kind.REFUSED),
+    )
+    async def get_file(request: Request, uid: SandboxId, path: FilePath) -> Response:
+        """Read a regular file. One larger than API__MAX_FILE ends in the middle, by an aborted connection."""
+        sandbox = await access.sandbox(request, uid, "get", "files")
+        demand_running(sandbox)
+        chunks = directory.backend(sandbox).executions.get_file(uid, _below_workspace(path))
+        pieces = await begun(_at_most(chunks, settings.api.max_file))
+        return StreamingResponse(pieces, headers=HARMLESS, media_type="application/octet-stream")
+
+    @router.get(
+        f"{SANDBOX}/logs",
+        response_class=Response,
+        responses={
+            200: {
+                "description": "What `run` printed so far",
+                "content": {
+                    type_: {"schema": {"type": "string"}} for type_ in ("text/plain; charset=utf-8", EVENT_STREAM)
+                },
+            }
+        }
+        | problems(*errors),
+    )
+    async def logs(
+        request: Request,
+        uid: SandboxId,
+        follow: Annotated[bool, Query(description="Go on until the program ends.")] = False,
+    ) -> Response:
+        """The output of `run`: as text, or with `Accept: text/event-stream` as `stdout` and `stderr` events."""
+        sandbox = await access.sandbox(request, uid, "get", "logs")
+        chunks = _logs(directory, sandbox, follow)
+        if wants_events(request.headers):
+            return StreamingResponse(await begun(output_events(chunks)), media_type=EVENT_STREAM)
+        return StreamingResponse(
+            await begun(_bytes_of(chunks)), headers=HARMLESS, media_type="text/plain; charset=utf-8"
+        )
+
+    return router
+
+
+def _below_workspace(path: str) -> str:
+    try:
+        return relative_path(path)
+    except ValueError as error:
+        raise Problem(Kind.INVALID, f"path: {error}") from None
+
+
+async def _at_most(chunks: AsyncIterator[bytes], limit: int) -> AsyncGenerator[bytes]:
+    room = limit
+    async with aclosing(chunks):  # type: ignore[type-var]
+        async for chunk in chunks:
+            room -= len(chunk)
+            if room < 0:
+                raise Problem(Kind.TOO_LARGE, f"the file is larger than {format_bytes(limit)} bytes (API__MAX_FILE)")
+            yield chunk
+
+
+async def _logs(directory: SandboxDirectory, sandbox: Sandbox, follow: bool) -> AsyncGenerator[backends.OutputChunk]:
+    try:
+        async for chunk in directory.backend(sandbox).logs(sandbox.uid, follow):
+            yield chunk
+    except backends.NotFound:
+        # Not there any more, or not yet: the status keeps the end of what a finished program printed.
+        result = sandbox.status.get("result") or {}
+        yield backends.OutputChunk("stdout", result.get("stdout", "").encode())
+        yield backends.OutputChunk("stderr", result.get("stderr", "").encode())
+
+
+async def _bytes_of(chunks: AsyncGenerator[backends.OutputChunk]) -> AsyncGenerator[bytes]:
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            yield chunk.data
