@@ -1,0 +1,412 @@
+"""The HTTP face: routes, and the way from a request to an operation and back."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from controller.localkube import bodies, discovery, failures, openapi, requests, reviews, selectors, table, watching
+from controller.localkube.admission import Options
+from controller.localkube.failures import Failure
+from controller.localkube.kinds import Kind
+from controller.localkube.registry import (
+    APPLY_PATCH,
+    JSON_PATCH,
+    MERGE_PATCH,
+    STRATEGIC_PATCH,
+    DeleteOptions,
+    Registry,
+    Written,
+)  # fmt: skip
+from controller.localkube.requests import Form, Target
+from controller.localkube.selectors import Selector
+from controller.localkube.store import Object
+from controller.localkube.watching import Watch, Watches
+
+LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
+MAX_WARNING_BYTES = 4096
+"""Of all warnings of one answer together, as on kube-apiserver."""
+
+_OBJECT_TYPES = ("application/json", "application/yaml")
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
+class LoopbackOnly:
+    """Refuses what a web page could send: browsers name their origin, and a rebound DNS name is not a loopback one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            host = headers.get("host", "").rsplit("@")[-1]
+            name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+            if name not in LOOPBACK_NAMES or "origin" in headers or "sec-fetch-site" in headers:
+                why = "this development server answers programs on this machine only, under 127.0.0.1 or localhost, and no browsers"
+                await _failed(Failure(403, "Forbidden", why))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Api:
+    """One server's endpoints."""
+
+    def __init__(self, registry: Registry, watches: Watches, clock: Callable[[], datetime] = _utc_now) -> None:
+        self._registry = registry
+        self._watches = watches
+        self._now = clock
+
+    def app(self) -> ASGIApp:
+        def route(path: str, endpoint: Callable[..., Any], *methods: str) -> Route:
+            return Route(path, endpoint, methods=list(methods or ("GET",)))
+
+        return LoopbackOnly(Starlette(
+            routes=[
+                *(route(f"/{name}{rest}", _healthy) for name in ("healthz", "livez", "readyz") for rest in ("", "/{check:path}")),
+                route("/version", self._version),
+                route("/openapi/v2", self._openapi_v2),
+                route("/openapi/v3", self._openapi_v3_index),
+                route("/openapi/v3/api/{version}", self._openapi_v3),
+                route("/openapi/v3/apis/{group}/{version}", self._openapi_v3),
+                route("/api", self._core_versions),
+                route("/apis", self._groups),
+                route("/apis/{group}", self._group),
+                route("/api/{version}", self._resources),
+                route("/apis/{group}/{version}", self._resources),
+                route("/api/{version}/{rest:path}", self._objects, *_METHODS),
+                route("/apis/{group}/{version}/{rest:path}", self._objects, *_METHODS),
+            ],
+            exception_handlers={Failure: _on_failure, 404: _on_nothing, 405: _on_wrong_method},
+        ))  # fmt: skip
+
+    # Discovery
+
+    async def _version(self, request: Request) -> Response:
+        return _answer(discovery.VERSION)
+
+    async def _core_versions(self, request: Request) -> Response:
+        return self._aggregated(request, [""]) or _answer(discovery.core_versions(request.url.netloc))
+
+    async def _groups(self, request: Request) -> Response:
+        names = [name for name in self._registry.kinds.groups() if name]
+        return self._aggregated(request, names) or _answer(discovery.group_list(self._registry.kinds))
+
+    def _aggregated(self, request: Request, groups: list[str]) -> Response | None:
+        for wanted in request.headers.get("accept", "").split(","):
+            parameters = dict(part.strip().partition("=")[::2] for part in wanted.split(";")[1:])
+            version = parameters.get("v", "")
+            if parameters.get("as") == "APIGroupDiscoveryList" and version in ("v2", "v2beta1"):
+                found = discovery.aggregated(self._registry.kinds, groups, version)
+                return _answer(
+                    found, media_type=f"application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
+                )
+        return None
+
+    async def _group(self, request: Request) -> Response:
+        return _answer_or_nothing(discovery.group(self._registry.kinds, request.path_params["group"]))
+
+    async def _resources(self, request: Request) -> Response:
+        group, version = request.path_params.get("group", ""), request.path_params["version"]
+        return _answer_or_nothing(discovery.resource_list(self._registry.kinds, group, version))
+
+    async def _openapi_v2(self, request: Request) -> Response:
+        return _answer(openapi.v2(self._registry.kinds))
+
+    async def _openapi_v3_index(self, request: Request) -> Response:
+        return _answer(openapi.v3_index(self._registry.kinds))
+
+    async def _openapi_v3(self, request: Request) -> Response:
+        group, version = request.path_params.get("group", ""), request.path_params["version"]
+        return _answer_or_nothing(openapi.v3(self._registry.kinds, group, version))
+
+    # Objects
+
+    async def _objects(self, request: Request) -> Response:
+        group, version = request.path_params.get("group", ""), request.path_params["version"]
+        target = requests.target(self._registry.kinds, group, version, request.path_params["rest"])
+        if target is None:
+            return _nothing()
+        form = requests.form(request.headers.get("accept", ""))
+        match request.method:
+            case "GET" if target.name is None or requests.flag(request.query_params, "watch"):
+                self._require(target, "list")
+                return (
+                    self._watch(request, target, form)
+                    if requests.flag(request.query_params, "watch")
+                    else self._list(request, target, form)
+                )
+            case "GET":
+                self._require(target, "get")
+                found = self._registry.get(target.kind, target.namespace or "", target.name or "")
+                return _answer(self._shown(request, target.kind, form, found), form)
+            case "POST":
+                return await self._create(request, target, form)
+            case "PUT":
+                return await self._update(request, target, form)
+            case "PATCH":
+                return await self._patch(request, target, form)
+            case _:
+                return await self._delete(request, target, form)
+
+    def _require(self, target: Target, verb: str) -> None:
+        if verb not in target.kind.verbs:
+            raise failures.method_not_allowed()
+
+    def _selector(self, request: Request, target: Target) -> Selector:
+        query = request.query_params
+        chosen = [
+            selectors.by_labels(query.get("labelSelector", "")),
+            selectors.by_fields(query.get("fieldSelector", ""), target.kind.selectable),
+        ]
+        if target.name is not None:
+            chosen.append(selectors.by_fields(f"metadata.name={target.name}", {}))
+        return selectors.all_of(chosen)
+
+    def _list(self, request: Request, target: Target, form: Form) -> Response:
+        query, store, kind = request.query_params, self._registry.store, target.kind
+        limit = requests.number(query, "limit")
+        version, after = store.version, None
+        if token := query.get("continue"):
+            version, after = watching.continued(token)
+        elif query.get("resourceVersionMatch") == "Exact":
+            version = requests.version(query) or version
+        else:
+            requests.version(query)  # the newest is never older than what was asked for
+        objects = self._registry.select(kind, target.namespace, self._selector(request, target), version)
+        if after is not None:
+            objects = [
+                obj for obj in objects if (obj["metadata"].get("namespace", ""), obj["metadata"]["name"]) > after
+            ]
+        metadata: Object = {"resourceVersion": str(version)}
+        if limit and len(objects) > limit:
+            metadata |= {
+                "continue": watching.continue_token(version, objects[limit - 1]),
+                "remainingItemCount": len(objects) - limit,
+            }
+            objects = objects[:limit]
+        if form.transform == "Table":
+            include = query.get("includeObject", "Metadata")
+            return _answer(table.table(objects, kind.columns, metadata, self._now(), include), form)
+        if form.transform:
+            items = [table.partial(obj) for obj in objects]
+            return _answer(
+                {
+                    "kind": "PartialObjectMetadataList",
+                    "apiVersion": "meta.k8s.io/v1",
+                    "metadata": metadata,
+                    "items": items,
+                },
+                form,
+            )
+        return _answer(
+            {"apiVersion": kind.api_version, "kind": kind.list_kind, "metadata": metadata, "items": objects}, form
+        )
+
+    def _watch(self, request: Request, target: Target, form: Form) -> Response:
+        query = request.query_params
+        headers = True
+
+        def show(obj: Object) -> Object:
+            nonlocal headers
+            shown = self._shown(request, target.kind, form, obj, headers=headers)
+            headers = False
+            return shown
+
+        watch = Watch(
+            kind=target.kind,
+            namespace=target.namespace,
+            selects=self._selector(request, target),
+            version=requests.version(query),
+            bookmarks=requests.flag(query, "allowWatchBookmarks"),
+            initial_events=requests.flag(query, "sendInitialEvents"),
+            timeout=requests.number(query, "timeoutSeconds"),
+            show=show,
+        )
+        return StreamingResponse(self._watches.stream(watch), media_type="application/json")
+
+    def _shown(self, request: Request, kind: Kind, form: Form, obj: Object, *, headers: bool = True) -> Object:
+        """One object in the form that was asked for."""
+        if form.transform == "Table":
+            include = request.query_params.get("includeObject", "Metadata")
+            metadata = {"resourceVersion": obj["metadata"]["resourceVersion"]}
+            return table.table([obj], kind.columns, metadata, self._now(), include, headers=headers)
+        return table.partial(obj) if form.transform else obj
+
+    async def _create(self, request: Request, target: Target, form: Form) -> Response:
+        self._require(target, "create")
+        if target.name is not None or target.namespace is None:
+            raise failures.method_not_allowed()
+        _media_type(request, _OBJECT_TYPES)
+        obj, duplicates = bodies.decode_object(await _body(request), target.kind.kind)
+        answered = reviews.answer(target.kind, obj)
+        if answered is not None:
+            return _answer(answered, form, code=201)
+        options = replace(_options(request, target, "CreateOptions"), duplicates=duplicates)
+        return self._written(
+            request, target, form, self._registry.create(target.kind, target.namespace, obj, options, self._now())
+        )
+
+    async def _update(self, request: Request, target: Target, form: Form) -> Response:
+        namespace, name = _one(target)
+        self._require(target, "update")
+        _media_type(request, _OBJECT_TYPES)
+        obj, duplicates = bodies.decode_object(await _body(request), target.kind.kind)
+        options = replace(_options(request, target, "UpdateOptions"), duplicates=duplicates)
+        return self._written(
+            request, target, form, self._registry.update(target.kind, namespace, name, obj, options, self._now())
+        )
+
+    async def _patch(self, request: Request, target: Target, form: Form) -> Response:
+        namespace, name = _one(target)
+        self._require(target, "patch")
+        types = (
+            (JSON_PATCH, MERGE_PATCH, APPLY_PATCH)
+            if target.kind.custom
+            else (JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, APPLY_PATCH)
+        )
+        media_type = _media_type(request, types)
+        try:
+            patch, duplicates = bodies.decode(await _body(request), allow_yaml=media_type == APPLY_PATCH)
+            if media_type != JSON_PATCH and not isinstance(patch, dict):
+                raise ValueError("json: cannot unmarshal array into Go value of type map[string]interface {}")
+        except ValueError as error:
+            raise failures.bad_request(f"error decoding patch: {error}") from error
+        options = replace(_options(request, target, "PatchOptions"), duplicates=duplicates)
+        if media_type == APPLY_PATCH and not request.query_params.get("fieldManager"):
+            cause = failures.required("fieldManager", "is required for apply patch")
+            raise failures.invalid("meta.k8s.io", "PatchOptions", "", [cause])
+        written = self._registry.patch(target.kind, namespace, name, media_type, patch, options, self._now())
+        return self._written(request, target, form, written)
+
+    def _written(self, request: Request, target: Target, form: Form, written: Written) -> Response:
+        shown = self._shown(request, target.kind, form, written.object)
+        response = _answer(shown, form, code=201 if written.created else 200)
+        room = MAX_WARNING_BYTES
+        for warning in dict.fromkeys(written.warnings):
+            text = json.dumps(warning)  # quoted, and in ASCII
+            room -= len(text)
+            if room < 0:
+                break
+            response.headers.append("Warning", f"299 - {text}")
+        return response
+
+    async def _delete(self, request: Request, target: Target, form: Form) -> Response:
+        options = _delete_options(request, await _body(request))
+        if target.name is None:
+            self._require(target, "deletecollection")
+            if target.namespace is None:
+                raise failures.method_not_allowed()
+            kind = target.kind
+            gone = self._registry.delete_all(
+                kind, target.namespace, self._selector(request, target), options, self._now()
+            )
+            metadata = {"resourceVersion": str(self._registry.store.version)}
+            return _answer(
+                {"apiVersion": kind.api_version, "kind": kind.list_kind, "metadata": metadata, "items": gone}, form
+            )
+        self._require(target, "delete")
+        namespace, name = _one(target)
+        left = self._registry.delete(target.kind, namespace, name, options, self._now())
+        return _answer(left, replace(form, transform=""))
+
+
+def _options(request: Request, target: Target, kind: str) -> Options:
+    query = request.query_params
+    agent = request.headers.get("user-agent", "").partition("/")[0] or "unknown"
+    return Options(
+        manager=query.get("fieldManager") or agent[:128],
+        subresource=target.subresource,
+        dry_run=requests.dry_run(query, kind),
+        field_validation=requests.field_validation(query, kind),
+        force=requests.flag(query, "force"),
+    )
+
+
+def _delete_options(request: Request, body: bytes) -> DeleteOptions:
+    query = request.query_params
+    given: dict[str, Any] = {}
+    if body.strip():
+        try:
+            value, _ = bodies.decode(body, allow_yaml=True)
+            given = value if isinstance(value, dict) else {}
+        except ValueError as error:
+            raise failures.bad_request(f"error decoding DeleteOptions: {error}") from error
+    preconditions = given.get("preconditions") or {}
+    return DeleteOptions(
+        dry_run=requests.dry_run(query, "DeleteOptions") or given.get("dryRun") == ["All"],
+        propagation=query.get("propagationPolicy") or given.get("propagationPolicy") or "Background",
+        uid=preconditions.get("uid"),
+        resource_version=preconditions.get("resourceVersion"),
+    )
+
+
+def _one(target: Target) -> tuple[str, str]:
+    if target.name is None or target.namespace is None:
+        raise failures.bad_request("name must be provided")
+    return target.namespace, target.name
+
+
+def _media_type(request: Request, accepted: tuple[str, ...]) -> str:
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower() or accepted[0]
+    if given not in accepted:
+        raise failures.unsupported_media_type(accepted)
+    return given
+
+
+async def _body(request: Request) -> bytes:
+    """Raises Failure 413 as soon as it is too large."""
+    parts, size = [], 0
+    async for part in request.stream():
+        parts.append(part)
+        size += len(part)
+        if size > bodies.MAX_BYTES:
+            raise failures.too_large(bodies.MAX_BYTES)
+    return b"".join(parts)
+
+
+def _answer(value: Any, form: Form | None = None, code: int = 200, media_type: str = "application/json") -> Response:
+    if form and form.is_yaml:
+        return Response(bodies.encode_yaml(value), code, media_type=form.media_type)
+    return Response(bodies.encode(value), code, media_type=media_type)
+
+
+def _answer_or_nothing(value: Object | None) -> Response:
+    return _nothing() if value is None else _answer(value)
+
+
+def _failed(failure: Failure) -> Response:
+    return _answer(failure.status, code=failure.code)
+
+
+def _nothing() -> Response:
+    return PlainTextResponse("404 page not found\n", 404)
+
+
+async def _healthy(request: Request) -> Response:
+    return PlainTextResponse("ok")
+
+
+async def _on_failure(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Failure)
+    return _failed(error)
+
+
+async def _on_nothing(request: Request, error: Exception) -> Response:
+    return _nothing()
+
+
+async def _on_wrong_method(request: Request, error: Exception) -> Response:
+    return _failed(failures.method_not_allowed())
