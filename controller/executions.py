@@ -18,7 +18,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from controller.backends import ExecRequest, ExecResult, Executions, OutputChunk, Unavailable
-from controller.model import ENV_NAME, EnvVar, relative_path, without_nul
+from controller.grammar import ENV_NAME, relative_path, without_nul
+from controller.model import EnvVar
 from controller.settings import SandboxSettings
 
 MAX_TIMEOUT = 86400

@@ -1,7 +1,5 @@
 """The HTTP API as one application."""
 
-from importlib.metadata import version
-
 from fastapi import FastAPI
 
 from controller.api import execute, files, openapi, problems, sandboxes, service
@@ -10,6 +8,7 @@ from controller.api.auth import Authenticator
 from controller.api.limits import Limits
 from controller.api.server import demand_safe_host
 from controller.directory import SandboxDirectory
+from controller.model import VERSION
 from controller.settings import Settings
 
 
@@ -18,7 +17,7 @@ def build_app(directory: SandboxDirectory, settings: Settings, authenticator: Au
     demand_safe_host(settings.api.host, open_to_loopback=authenticator.open_to_loopback)
     app = FastAPI(
         title="Sandbox Controller",
-        version=version("sandbox-controller"),
+        version=VERSION,
         description="Run untrusted code in hardened sandboxes. Errors are problem documents (RFC 9457).",
         # The pages would load scripts from a third party into an origin that can run code.
         docs_url=None,

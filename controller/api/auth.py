@@ -58,7 +58,7 @@ class Authenticator:
         return self._key is None and self._reviewer is None
 
     async def identify(self, headers: Headers) -> Caller:
-        """Who sends these headers. Raises Problem: 401, always the same; 403 for a web page. Raises StoreUnavailable."""
+        """Who sends these headers. Raises Problem (401, always the same; 403 for a web page), StoreUnavailable."""
         if self.open_to_loopback:
             _refuse_web_pages(headers)
             return Caller()

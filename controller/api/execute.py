@@ -1,6 +1,7 @@
 """Running code in a sandbox that is up, and cancelling it."""
 
 import re
+from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
@@ -44,13 +45,14 @@ def routes(access: Access, directory: SandboxDirectory, settings: Settings) -> A
     """`/sandbox/{id}/execute`, `/sandbox/{id}/executions/{execution_id}`."""
     router = APIRouter(tags=["executions"])
     errors = (Kind.UNAUTHORIZED, Kind.FORBIDDEN, Kind.NOT_FOUND, Kind.NOT_RUNNING, Kind.UNAVAILABLE)
-    events = {200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}, "example": EVENTS_EXAMPLE}}}}
+    events: dict[int | str, Any] = {
+        200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}, "example": EVENTS_EXAMPLE}}}
+    }
 
     @router.post(
         f"{SANDBOX}/execute",
         response_model=ExecutionResult,
-        responses=events
-        | problems(
+        responses=problems(
             *errors,
             Kind.BAD_REQUEST,
             Kind.REQUEST_TIMEOUT,
@@ -60,7 +62,8 @@ def routes(access: Access, directory: SandboxDirectory, settings: Settings) -> A
             Kind.KEY_REUSED,
             Kind.REFUSED,
             Kind.BUSY,
-        ),
+        )
+        | events,
         openapi_extra=json_body(Program, EXECUTE_EXAMPLES) | {"parameters": [KEY_PARAMETER]},
     )
     async def execute(request: Request, uid: SandboxId) -> Response:

@@ -17,7 +17,8 @@ from controller.api.problems import Kind, Problem
 from controller.api.schemas import FileList
 from controller.api.streams import EVENT_STREAM, begun, output_events, wants_events
 from controller.directory import SandboxDirectory
-from controller.model import Sandbox, relative_path
+from controller.grammar import relative_path
+from controller.model import Sandbox
 from controller.quantity import format_bytes
 from controller.settings import Settings
 
@@ -27,6 +28,7 @@ HARMLESS = {
     "Content-Disposition": "attachment",
     "Content-Security-Policy": "sandbox; default-src 'none'",
 }
+TEXT = {media_type: {"schema": {"type": "string"}} for media_type in ("text/plain", EVENT_STREAM)}
 BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 
 
@@ -41,12 +43,12 @@ def routes(access: Access, directory: SandboxDirectory, settings: Settings) -> A
     async def list_files(
         request: Request,
         uid: SandboxId,
-        path: Annotated[str, Query(description="A folder; default: the workspace itself.", max_length=4096)] = "",
+        folder: Annotated[str, Query(description="Default: the workspace itself.", max_length=4096)] = "",
     ) -> Response:
         """The files in a folder of the workspace, at most 10,000."""
         sandbox = await access.sandbox(request, uid, "get", "files")
         demand_running(sandbox)
-        files = await directory.backend(sandbox).executions.list_files(uid, _below_workspace(path) if path else "")
+        files = await directory.backend(sandbox).executions.list_files(uid, _below_workspace(folder) if folder else "")
         return json_response({"items": [{"path": each.path, "size": each.size} for each in files]})
 
     @router.put(
@@ -68,8 +70,8 @@ def routes(access: Access, directory: SandboxDirectory, settings: Settings) -> A
     @router.get(
         f"{SANDBOX}/files/{{path:path}}",
         response_class=Response,
-        responses={200: {"description": "The file's bytes", **BYTES}}
-        | problems(*errors, Kind.NOT_RUNNING, Kind.REFUSED),
+        responses=problems(*errors, Kind.NOT_RUNNING, Kind.REFUSED)
+        | {200: {"description": "The file's bytes", **BYTES}},
     )
     async def get_file(request: Request, uid: SandboxId, path: FilePath) -> Response:
         """Read a regular file. One larger than API__MAX_FILE ends in the middle, by an aborted connection."""
@@ -82,15 +84,7 @@ def routes(access: Access, directory: SandboxDirectory, settings: Settings) -> A
     @router.get(
         f"{SANDBOX}/logs",
         response_class=Response,
-        responses={
-            200: {
-                "description": "What `run` printed so far",
-                "content": {
-                    type_: {"schema": {"type": "string"}} for type_ in ("text/plain; charset=utf-8", EVENT_STREAM)
-                },
-            }
-        }
-        | problems(*errors),
+        responses=problems(*errors) | {200: {"description": "What `run` printed so far", "content": TEXT}},
     )
     async def logs(
         request: Request,
@@ -113,7 +107,7 @@ def _below_workspace(path: str) -> str:
     try:
         return relative_path(path)
     except ValueError as error:
-        raise Problem(Kind.INVALID, f"path: {error}") from None
+        raise Problem(Kind.INVALID, f"the path {error}") from None
 
 
 async def _at_most(chunks: AsyncIterator[bytes], limit: int) -> AsyncGenerator[bytes]:

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document: FastAPI's, with the bodies that routes read themselves, the errors, and who needs a token."""
+"""The OpenAPI 3.1 document: FastAPI's, and the bodies that routes read themselves, the errors, the credentials."""
 
 from typing import Any
 
@@ -62,7 +62,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         "bearer": {
             "type": "http",
             "scheme": "bearer",
-            "description": "SECURITY__SECRET_KEY, or a Kubernetes token. Not needed on loopback where neither is set up.",
+            "description": "SECURITY__SECRET_KEY or a Kubernetes token; on loopback nothing where neither is set up.",
         }
     }
     for path, operations in document["paths"].items():

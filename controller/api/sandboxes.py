@@ -89,7 +89,7 @@ def routes(access: Access, directory: SandboxDirectory, settings: Settings) -> A
     async def delete(
         request: Request,
         uid: SandboxId,
-        wait: Annotated[float, Query(ge=0, le=MAX_WAIT, allow_inf_nan=False, description="Seconds.")] = 30,
+        wait: Annotated[float, Query(ge=0, le=MAX_WAIT, allow_inf_nan=False, description="Seconds.")] = 10,
     ) -> Response:
         """End it and remove every trace; waits until it is gone."""
         await access.sandbox(request, uid, "delete")

@@ -179,7 +179,7 @@ def execution_body(outcome: Outcome) -> dict[str, Any]:
 def sandbox_body(sandbox: Sandbox) -> dict[str, Any]:
     """A SandboxView. Nothing of `spec`: code and variables may hold secrets."""
     status = _snake_case(sandbox.status)
-    ready = next((each for each in status.get("conditions", ()) if each.get("type") == "Ready"), {})
+    ready: Mapping[str, Any] = next((each for each in status.get("conditions", ()) if each.get("type") == "Ready"), {})
     return {
         "phase": Phase.PENDING,
         "docker_available": False,
