@@ -91,8 +91,8 @@ class Isolation(StrEnum):
 
 
 PAYLOAD_BYTES = 131070
-"""UTF-8 bytes of code, command, stdin, files and env together: about half of what Kubernetes allows all annotations, and
-whatever part of it becomes an argument or `NAME=value` fits, with its NUL, into Linux's MAX_ARG_STRLEN (131072)."""
+"""UTF-8 bytes of code, command, stdin, files and env together: about half of what Kubernetes allows all annotations.
+Whatever part of it becomes an argument or `NAME=value` fits, with its NUL, into Linux's MAX_ARG_STRLEN (131072)."""
 PATH_BYTES = 255
 """UTF-8 bytes of the path of a file in a spec: then no part of it exceeds Linux's NAME_MAX either."""
 MONTH = 2592000
@@ -337,17 +337,18 @@ class Sandbox:
 def sandbox_from_object(body: Mapping[str, Any]) -> Sandbox:
     """The Sandbox that an object from the API server describes; what is wrong with it is in `invalid`."""
     metadata = body["metadata"]
+    status = body.get("status") or {}
     spec, invalid, backend = SandboxSpec(), "", None
     try:
         spec = parse_spec(body.get("spec"))
     except InvalidSpec as error:
         invalid = str(error)
-    status = body.get("status") or {}
-    decided = (metadata.get("annotations") or {}).get(BACKEND_ANNOTATION)
-    if status.get("backend") in set(BackendName):  # only we write the status, anyone who may edit the object an annotation
-        decided = status["backend"]
-    if decided:
-        if decided in set(BackendName):
+    backends = {name.value for name in BackendName}
+    # The status first: only we write it, while the annotation is anyone's who may edit the object.
+    if status.get("backend") in backends:
+        backend = BackendName(status["backend"])
+    elif decided := (metadata.get("annotations") or {}).get(BACKEND_ANNOTATION):
+        if decided in backends:
             backend = BackendName(decided)
         else:
             invalid = f"metadata.annotations.{BACKEND_ANNOTATION}: must be one of {', '.join(BackendName)}"

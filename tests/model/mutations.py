@@ -1,4 +1,4 @@
-"""Specs that are nearly right: a full spec with one or two of its parts replaced, removed, doubled or spoilt by a letter."""
+"""Specs that are nearly right: a full spec with a part or two replaced, removed, doubled or spoilt by a letter."""
 
 from copy import deepcopy
 from typing import Any
@@ -40,7 +40,7 @@ _VALUES = st.one_of(
     st.text(_LETTERS, max_size=12),
     st.text(max_size=12),
     _QUANTITIES,
-)
+).map(deepcopy)
 
 
 def _places(node: Any) -> list[tuple[Any, Any]]:
