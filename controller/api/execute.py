@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import FastAPI, Request
 from starlette.responses import Response, StreamingResponse
 
 from controller import executions
@@ -41,15 +41,14 @@ KEY_PARAMETER = {
 }
 
 
-def routes(access: Access, directory: SandboxDirectory, settings: Settings) -> APIRouter:
+def add_routes(app: FastAPI, access: Access, directory: SandboxDirectory, settings: Settings) -> None:
     """`/sandbox/{id}/execute`, `/sandbox/{id}/executions/{execution_id}`."""
-    router = APIRouter(tags=["executions"])
     errors = (Kind.UNAUTHORIZED, Kind.FORBIDDEN, Kind.NOT_FOUND, Kind.NOT_RUNNING, Kind.UNAVAILABLE)
     events: dict[int | str, Any] = {
         200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}, "example": EVENTS_EXAMPLE}}}
     }
 
-    @router.post(
+    @app.post(
         f"{SANDBOX}/execute",
         response_model=ExecutionResult,
         responses=problems(
@@ -84,7 +83,7 @@ def routes(access: Access, directory: SandboxDirectory, settings: Settings) -> A
             return StreamingResponse(await begun(pieces), media_type=EVENT_STREAM)
         return json_response(execution_body(await executions.run(port, uid, wanted)))
 
-    @router.delete(
+    @app.delete(
         f"{SANDBOX}/executions/{{execution_id:execution_id}}",
         status_code=204,
         responses=problems(*errors, Kind.INVALID),
@@ -94,8 +93,6 @@ def routes(access: Access, directory: SandboxDirectory, settings: Settings) -> A
         sandbox = await access.sandbox(request, uid, "create", "execute")
         await directory.backend(sandbox).executions.cancel(uid, execution_id)
         return Response(status_code=204)
-
-    return router
 
 
 def demand_running(sandbox: Sandbox) -> None:

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import FastAPI, Path, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from controller import backends
@@ -32,14 +32,11 @@ TEXT = {media_type: {"schema": {"type": "string"}} for media_type in ("text/plai
 BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 
 
-def routes(access: Access, directory: SandboxDirectory, settings: Settings) -> APIRouter:
+def add_routes(app: FastAPI, access: Access, directory: SandboxDirectory, settings: Settings) -> None:
     """`/sandbox/{id}/files`, `/sandbox/{id}/files/{path}`, `/sandbox/{id}/logs`."""
-    router = APIRouter(tags=["files"])
     errors = (Kind.UNAUTHORIZED, Kind.FORBIDDEN, Kind.NOT_FOUND, Kind.INVALID, Kind.UNAVAILABLE)
 
-    @router.get(
-        f"{SANDBOX}/files", response_model=FileList, responses=problems(*errors, Kind.NOT_RUNNING, Kind.REFUSED)
-    )
+    @app.get(f"{SANDBOX}/files", response_model=FileList, responses=problems(*errors, Kind.NOT_RUNNING, Kind.REFUSED))
     async def list_files(
         request: Request,
         uid: SandboxId,
@@ -51,7 +48,7 @@ def routes(access: Access, directory: SandboxDirectory, settings: Settings) -> A
         files = await directory.backend(sandbox).executions.list_files(uid, _below_workspace(folder) if folder else "")
         return json_response({"items": [{"path": each.path, "size": each.size} for each in files]})
 
-    @router.put(
+    @app.put(
         f"{SANDBOX}/files/{{path:path}}",
         status_code=204,
         responses=problems(
@@ -67,7 +64,7 @@ def routes(access: Access, directory: SandboxDirectory, settings: Settings) -> A
         await directory.backend(sandbox).executions.put_file(uid, _below_workspace(path), chunks)
         return Response(status_code=204)
 
-    @router.get(
+    @app.get(
         f"{SANDBOX}/files/{{path:path}}",
         response_class=Response,
         responses=problems(*errors, Kind.NOT_RUNNING, Kind.REFUSED)
@@ -81,7 +78,7 @@ def routes(access: Access, directory: SandboxDirectory, settings: Settings) -> A
         pieces = await begun(_at_most(chunks, settings.api.max_file))
         return StreamingResponse(pieces, headers=HARMLESS, media_type="application/octet-stream")
 
-    @router.get(
+    @app.get(
         f"{SANDBOX}/logs",
         response_class=Response,
         responses=problems(*errors) | {200: {"description": "What `run` printed so far", "content": TEXT}},
@@ -99,8 +96,6 @@ def routes(access: Access, directory: SandboxDirectory, settings: Settings) -> A
         return StreamingResponse(
             await begun(_bytes_of(chunks)), headers=HARMLESS, media_type="text/plain; charset=utf-8"
         )
-
-    return router
 
 
 def _below_workspace(path: str) -> str:

@@ -3,7 +3,7 @@
 import secrets
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import FastAPI, Query, Request
 from starlette.responses import Response
 
 from controller.api.access import Access
@@ -23,13 +23,12 @@ CREATE_EXAMPLES = {
 }
 
 
-def routes(access: Access, directory: SandboxDirectory, settings: Settings) -> APIRouter:
+def add_routes(app: FastAPI, access: Access, directory: SandboxDirectory, settings: Settings) -> None:
     """`/sandbox/create`, `/sandbox`, `/sandbox/{id}`."""
-    router = APIRouter(tags=["sandboxes"])
     errors = (Kind.UNAUTHORIZED, Kind.FORBIDDEN, Kind.INVALID, Kind.UNAVAILABLE)
     default_namespace = next(iter(settings.watch_namespaces), "default")
 
-    @router.post(
+    @app.post(
         "/sandbox/create",
         status_code=201,
         response_model=SandboxView,
@@ -60,7 +59,7 @@ def routes(access: Access, directory: SandboxDirectory, settings: Settings) -> A
             sandbox = await _ready(directory, sandbox, wanted.wait)
         return json_response(sandbox_body(sandbox), 201, {"Location": f"/sandbox/{sandbox.uid}"})
 
-    @router.get("/sandbox", response_model=SandboxList, responses=problems(*errors))
+    @app.get("/sandbox", response_model=SandboxList, responses=problems(*errors))
     async def list_(
         request: Request,
         namespace: Annotated[Name | None, Query(description="Default: all in which you may list sandboxes.")] = None,
@@ -73,12 +72,12 @@ def routes(access: Access, directory: SandboxDirectory, settings: Settings) -> A
         sandboxes = [directory.get(uid) for _, _, uid in found[:limit]]
         return json_response({"items": [sandbox_body(each) for each in sandboxes if each], "total": len(found)})
 
-    @router.get(SANDBOX, response_model=SandboxView, responses=problems(*errors, Kind.NOT_FOUND))
+    @app.get(SANDBOX, response_model=SandboxView, responses=problems(*errors, Kind.NOT_FOUND))
     async def get(request: Request, uid: SandboxId) -> Response:
         """One sandbox."""
         return json_response(sandbox_body(await access.sandbox(request, uid, "get")))
 
-    @router.delete(
+    @app.delete(
         SANDBOX,
         status_code=204,
         responses={
@@ -99,8 +98,6 @@ def routes(access: Access, directory: SandboxDirectory, settings: Settings) -> A
         except TimeoutError:
             return Response(status_code=202)
         return Response(status_code=204)
-
-    return router
 
 
 async def _ready(directory: SandboxDirectory, sandbox: Sandbox, wait: float) -> Sandbox:
