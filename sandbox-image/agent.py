@@ -90,7 +90,7 @@ MAX_FORGOTTEN = 10_000  # ids remembered after that, so that a late retry is ref
 MAX_ENTRIES = 10_000
 WINDOW = 256 * 1024
 CONTEXT_IDLE_SECONDS = 1800.0
-START_SECONDS = 10.0  # for a supervisor to report that it runs
+MAX_IDLE = 4  # supervisors that wait for the next execution
 FORCE_SECONDS = 0.4  # after which a supervisor that does not end its program is ended with it
 SWEEP_SECONDS = 0.4  # for the orphans of a supervisor that was killed
 WATCH_SECONDS = 0.02  # between two looks at the memory in use, where no kernel limits it
@@ -192,22 +192,12 @@ def end_all(find):
         send_signal(pid, signal.SIGKILL)
 
 
-def end_children(seconds):
-    """End and reap everything below this process. Returns {pid: wait status} of its own children."""
-    statuses = {}
+def end_children(seconds, reap):
+    """End everything below this process. `reap()` reaps children and tells whether there are any left."""
     deadline = time.monotonic() + seconds
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return statuses
-        if pid:
-            statuses[pid] = status
-        elif time.monotonic() > deadline:
-            return statuses
-        else:
-            end_all(lambda: below(os.getpid()))
-            time.sleep(0.001)
+    while reap() and time.monotonic() < deadline:
+        end_all(lambda: below(os.getpid()))
+        time.sleep(0.001)
 
 
 def resident_bytes(pids):
@@ -238,17 +228,17 @@ def kernel_oom_kills():
 
 
 def launcher():
-    """Fork a supervisor per message: descriptors control, stdin, stdout, stderr, job and, for a context, work.
+    """Fork a supervisor per message, which brings its control socket.
 
     Returns only in a program's process, with the function that runs it, so that no frame of ours is below it but main.
     """
-    import atexit  # noqa: F401  warm for every program
-    import gc
-    import linecache  # noqa: F401
-    import traceback  # noqa: F401
+    import atexit, builtins, gc, linecache, resource, select, threading, traceback, types  # noqa: E401,F401  warm
 
     LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps supervisors
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.umask(0o022)
+    exec(compile("print(end='')", "<warm>", "exec"), {})  # what the compiler makes once, programs share
     requests = socket.socket(fileno=LAUNCHER_FD)
     gc.collect()
     gc.freeze()
@@ -256,70 +246,97 @@ def launcher():
         message, descriptors, _, _ = socket.recv_fds(requests, 16, 8, socket.MSG_CMSG_CLOEXEC)
         if not message:
             os._exit(0)
+        control = socket.socket(fileno=descriptors[0])
         try:
             pid = os.fork()
         except OSError as error:
-            os.write(descriptors[0], json.dumps({"error": f"no process could be started: {error.strerror}"}).encode())
+            control.send(cannot_fork(error))
             pid = -1
         if pid == 0:
-            os.close(requests.detach())
-            return supervise(*descriptors)
-        for descriptor in descriptors:
-            os.close(descriptor)
+            requests.close()
+            return supervise(control)
+        control.close()
 
 
-def supervise(control, stdin, stdout, stderr, job, work=-1):
-    """Run one program, end all that it leaves, report once over `control`. Returns in the program's process only."""
-    import resource
+def cannot_fork(error):
+    return json.dumps({"error": f"no process could be started: {error.strerror}"}).encode()
+
+
+def supervise(control):
+    """Run one program after the other, end all that each leaves, report on each. Returns in a program's process only.
+
+    Messages from the agent: `run N` with the descriptors stdin, stdout, stderr, job and, for a context, work; `end N`.
+    """
     import select
 
     become_subreaper()
     wakeup, wake = os.pipe()
-    os.set_blocking(wake, False)
     os.set_blocking(wakeup, False)
-    signal.set_wakeup_fd(wake)
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    try:
-        program = os.fork()
-    except OSError as error:
-        os.write(control, json.dumps({"error": f"no process could be started: {error.strerror}"}).encode())
-        os._exit(1)
-    if program == 0:
-        signal.set_wakeup_fd(-1)
-        return become_program(job, (stdin, stdout, stderr), work)
-    os.write(control, json.dumps({"pid": os.getpid()}).encode())
-    for descriptor in (stdin, stdout, stderr, job, work):
-        if descriptor >= 0:
-            os.close(descriptor)
-
     ready = select.poll()
     ready.register(control, select.POLLIN)
     ready.register(wakeup, select.POLLIN)
-    status = None
-    while status is None:
-        pid, child_status = os.waitpid(-1, os.WNOHANG)
-        if pid == program:
-            status = child_status
-        elif not pid:
-            if control in dict(ready.poll()):  # asked to end it, or the agent is gone
-                break
+    control.send(json.dumps({"pid": os.getpid()}).encode())
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, 64, 8, socket.MSG_CMSG_CLOEXEC)
+        if not message:
+            os._exit(0)
+        if not message.startswith(b"run"):  # `end` for a program that has ended meanwhile
+            continue
+        try:
+            program = os.fork()
+        except OSError as error:
+            program = 0
+            control.send(cannot_fork(error))
+        else:
+            if program == 0:
+                signal.set_wakeup_fd(-1)
+                control.detach()
+                *stdio, job = descriptors[:4]
+                return become_program(job, stdio, descriptors[4] if len(descriptors) > 4 else -1)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if program:
+            report = supervise_one(program, ready, control, wakeup, b"end" + message[3:])
             try:
-                os.read(wakeup, 4096)
-            except BlockingIOError:
-                pass
-    ended = end_children(0.9)
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    status = ended.get(program, status)
-    report = {
-        "status": signal.SIGKILL if status is None else status,
-        "peak_memory": usage.ru_maxrss * 1024,
-        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 6),
-    }
-    try:
-        os.write(control, json.dumps(report).encode())
-    except OSError:  # the agent is gone, nobody wants to know
-        pass
-    os._exit(0)
+                control.send(json.dumps(report).encode())
+            except OSError:  # the agent is gone, nobody wants to know
+                os._exit(0)
+
+
+def supervise_one(program, ready, control, wakeup, end_message):
+    """Wait for a program, end it when asked to, end what it leaves. Returns the report."""
+    report = {"status": None, "peak_memory": 0, "cpu_seconds": 0.0}
+
+    def reap():
+        """Reap what has ended. Returns whether there are children left."""
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if not pid:
+                return True
+            if pid == program:
+                report["status"] = status
+            report["peak_memory"] = max(report["peak_memory"], usage.ru_maxrss * 1024)
+            report["cpu_seconds"] += usage.ru_utime + usage.ru_stime
+
+    while reap() and report["status"] is None:
+        if control.fileno() in dict(ready.poll()):
+            message = control.recv(64)
+            if message in (end_message, b""):  # b"": the agent is gone
+                break
+        try:
+            os.read(wakeup, 4096)
+        except BlockingIOError:
+            pass
+    end_children(0.9, reap)
+    if report["status"] is None:
+        report["status"] = int(signal.SIGKILL)
+    return report
 
 
 def become_program(job_descriptor, stdio, work):
@@ -338,13 +355,11 @@ def become_program(job_descriptor, stdio, work):
     if work >= 0:
         os.dup2(work, 3, inheritable=False)
     os.closerange(4 if work >= 0 else 3, 256)
-    os.umask(0o022)
     try:  # the kernel takes a program before the agent when memory runs out
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("500")
     except OSError:  # not to be had everywhere, and only a hint
         pass
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for name, value in job.get("limits", {}).items():
         _, hard = resource.getrlimit(getattr(resource, name))
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
@@ -386,13 +401,12 @@ def replace_process(job):
 def python_variables(environment):
     """Whether it has variables that an interpreter reads when it starts, so that a warm one will not do."""
     honoured = ("PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")
-    return any(re.match("PYTHON[A-Z]", name) and name not in honoured for name in environment)
+    return any(name.startswith("PYTHON") and name[6:7] != "_" and name not in honoured for name in environment)
 
 
 def prepare_python():
     """Make this fork of the launcher look as if it was started by `python3 -c`. Returns the namespace of __main__."""
     import builtins
-    import gc
     import types
 
     main = types.ModuleType("__main__")
@@ -410,8 +424,6 @@ def prepare_python():
         time.tzset()
     sys.stdout.reconfigure(line_buffering=True)  # else a deadline would take the output with it
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    gc.unfreeze()
-    gc.enable()
     return main.__dict__
 
 
@@ -646,33 +658,52 @@ class Upload:
 # Executions, as the agent sees them
 
 
-class Supervised:
-    """A supervisor seen from the agent: started, perhaps told to end its program, and gone after one report.
+class Supervisor:
+    """A supervisor seen from the agent. It runs one program at a time and is used again if it is still there then."""
 
-    `on_gone(report)` is called once, when nothing of it is left; the report is None where the supervisor was killed.
-    """
-
-    def __init__(self, agent, job, stdio, on_gone, work=None):
-        self.agent, self.on_gone = agent, on_gone
-        self.pid = 0
-        self.report = self.end_at = self.swept_by = None
+    def __init__(self, agent):
+        self.agent = agent
+        self.pid = self.number = self.born = 0
+        self.on_gone = self.report = self.end_at = self.swept_by = None
         self.forced = False
-        self.start_by = time.monotonic() + START_SECONDS
-        self.clock_ticks = int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control.setblocking(False)
-        job_descriptor = memory_file(job)
-        descriptors = [theirs.fileno(), *stdio, job_descriptor] + ([work] if work is not None else [])
         try:
-            agent.launch(descriptors)
+            agent.launch(theirs.fileno())
         except BaseException:
             self.control.close()
             raise
         finally:
             theirs.close()
-            os.close(job_descriptor)
-        agent.supervised.add(self)
+        agent.supervisors.add(self)
         agent.selector.register(self.control, selectors.EVENT_READ, self.on_message)
+
+    @property
+    def idle(self):
+        return self.on_gone is None
+
+    def run(self, job, stdio, on_gone, work=()):
+        """Start a program. `on_gone(report)` is called once, when nothing is left of it. Raises OSError.
+
+        The report is None if the supervisor was killed, and has "error" if the program could not be started.
+        """
+        self.number += 1
+        job_descriptor = memory_file(job)
+        try:
+            socket.send_fds(self.control, [b"run %d" % self.number], [*stdio, job_descriptor, *work])
+        finally:
+            os.close(job_descriptor)
+        self.on_gone = on_gone
+        self.born = int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+
+    def end(self):
+        """End the program. A supervisor that does not do it in time is ended with everything below it."""
+        if self.end_at is None:
+            self.end_at = time.monotonic()
+            try:
+                self.control.send(b"end %d" % self.number)
+            except OSError:  # it is gone or stopped: then it is forced
+                pass
 
     def on_message(self):
         if self.control.fileno() < 0:
@@ -683,32 +714,21 @@ class Supervised:
             return
         except ConnectionError:
             message = b""
-        news = json.loads(message) if message else {}
-        if "pid" in news:
+        news = json.loads(message) if message else None
+        if news and "pid" in news:
             self.pid = news["pid"]
-            self.start_by = None
             return
-        self.report = news or None
-        self.agent.selector.unregister(self.control)
-        self.control.close()
+        self.report = news
+        if not news or not self.pid:
+            self.agent.selector.unregister(self.control)
+            self.control.close()
+            self.report = news or None
         self.swept_by = time.monotonic() + SWEEP_SECONDS
         self.sweep()
-
-    def end(self):
-        """Have the supervisor end its program; one that does not is ended with everything below it."""
-        if self.end_at is None:
-            self.end_at = time.monotonic()
-            try:
-                self.control.send(b"end")
-            except OSError:  # gone meanwhile, or stopped by its program: then it is forced
-                pass
 
     def tick(self, now):
         if self.swept_by is not None:
             self.sweep()
-        elif self.start_by is not None and now > self.start_by:
-            self.agent.replace_launcher()
-            self.start_by = None
         elif self.end_at is not None and now > self.end_at + FORCE_SECONDS and not self.forced:
             self.forced = True
             if self.pid:
@@ -718,15 +738,27 @@ class Supervised:
                 self.agent.replace_launcher()
 
     def sweep(self):
-        """After its report nothing is left of an execution, unless the supervisor was killed or is no subreaper."""
+        """After its report nothing is left of a program, unless the supervisor was killed or is no subreaper."""
         killed = self.report is None
-        if (killed or not self.agent.subreaper) and not self.agent.sweep(self.pid if killed else 0, self.clock_ticks):
+        if (killed or not self.agent.subreaper) and not self.agent.sweep(self.pid if killed else 0, self.born):
             if time.monotonic() < self.swept_by:
                 return
             if os.getpid() == 1:  # the last resort: end all that runs in this container
                 send_signal(-1, signal.SIGKILL)
-        self.agent.supervised.discard(self)
-        self.on_gone(self.report)
+        on_gone, report = self.on_gone, self.report
+        self.on_gone = self.report = self.end_at = self.swept_by = None
+        self.forced = False
+        idle = sum(supervisor.idle for supervisor in self.agent.supervisors) - 1
+        if self.control.fileno() < 0 or idle >= MAX_IDLE:
+            self.retire()
+        if on_gone:
+            on_gone(report)
+
+    def retire(self):
+        self.agent.supervisors.discard(self)
+        if self.control.fileno() >= 0:
+            self.agent.selector.unregister(self.control)
+            self.control.close()
 
 
 def memory_file(document):
@@ -856,8 +888,7 @@ class Context:
         self.work.setblocking(False)
         job = {"kind": "context", "env": {}, "cwd": agent.workspace.path, "limits": agent.rlimits}
         try:
-            stdio = (agent.null, agent.null, agent.null)
-            self.supervised = Supervised(agent, job, stdio, self.on_gone, theirs.fileno())
+            self.supervisor = agent.run(job, [agent.null] * 3, self.on_gone, [theirs.fileno()])
         except BaseException:
             self.work.close()
             raise
@@ -899,7 +930,7 @@ class Context:
                 "cpu_seconds": float(news["cpu_seconds"]),
             }
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-            self.supervised.end()
+            self.supervisor.end()
             return
         self.used_at = time.monotonic()
         if self.execution:
@@ -938,9 +969,9 @@ class Execution:
                 context = agent.context(request["context"])
                 job["cwd"] = request["cwd"] and job["cwd"]  # else where the context is
                 context.run(self, job, stdio)
-                self.supervised = context.supervised
+                self.supervisor = context.supervisor
             else:
-                self.supervised = Supervised(agent, job, stdio, self.finish)
+                self.supervisor = agent.run(job, stdio, self.finish)
         except BaseException:
             self.close()
             raise
@@ -954,7 +985,7 @@ class Execution:
     def end(self, reason):
         if self.ending is None and self.result is None:
             self.ending = reason
-            self.supervised.end()
+            self.supervisor.end()
 
     def finish(self, report):
         """Make the result. `report` is None if the supervisor was killed, by the program or by us."""
@@ -1407,7 +1438,7 @@ class Agent:
         self.workspace, self.memory, self.pids, self.rlimits = Workspace(workspace), memory, pids, rlimits or {}
         self.selector = selectors.DefaultSelector()
         self.executions, self.forgotten = collections.OrderedDict(), collections.OrderedDict()
-        self.contexts, self.supervised, self.running = {}, set(), 0
+        self.contexts, self.supervisors, self.running = {}, set(), 0
         self.link = self.listener = self.requests = None
         self.launchers = set()
         self.active_at = self.watched_at = time.monotonic()
@@ -1442,9 +1473,11 @@ class Agent:
 
     # The loop
 
-    def run(self, until=lambda: False):
+    def serve(self, until=lambda: False):
         """Serve until SIGTERM or until `until()`, then end everything that was started."""
-        self.start_launcher()
+        if not self.requests:
+            self.start_launcher()
+            Supervisor(self)  # one waits for the first execution
         while not self.stopping and not until():
             for key, _ in self.selector.select(self.seconds_to_next()):
                 key.data()
@@ -1456,15 +1489,13 @@ class Agent:
     def seconds_to_next(self):
         """Seconds until `tick` has something to do; None: never."""
         due = []
-        if self.supervised and (self.memory or self.pids):
+        if self.running and (self.memory or self.pids):
             due.append(self.watched_at + WATCH_SECONDS)
-        for supervised in self.supervised:
-            if supervised.swept_by is not None:
+        for supervisor in self.supervisors:
+            if supervisor.swept_by is not None:
                 return 0.002
-            if supervised.start_by is not None:
-                due.append(supervised.start_by)
-            if supervised.end_at is not None and not supervised.forced:
-                due.append(supervised.end_at + FORCE_SECONDS)
+            if supervisor.end_at is not None and not supervisor.forced:
+                due.append(supervisor.end_at + FORCE_SECONDS)
         if self.running:
             due += [e.deadline for e in self.executions.values() if not (e.result or e.ending or e.deadline is None)]
         due += [context.used_at + CONTEXT_IDLE_SECONDS for context in self.contexts.values() if not context.execution]
@@ -1477,9 +1508,9 @@ class Agent:
                     execution.end("Timeout")
         for context in list(self.contexts.values()):
             if not context.execution and now > context.used_at + CONTEXT_IDLE_SECONDS:
-                context.supervised.end()
-        for supervised in list(self.supervised):
-            supervised.tick(now)
+                context.supervisor.end()
+        for supervisor in list(self.supervisors):
+            supervisor.tick(now)
         if (self.memory or self.pids) and now >= self.watched_at + WATCH_SECONDS:
             self.watched_at = now
             self.watch_limits()
@@ -1487,9 +1518,9 @@ class Agent:
     def watch_limits(self):
         """End executions that are above the limits, where no kernel does it."""
         for execution in list(self.executions.values()):
-            if execution.result or not execution.supervised.pid:
+            if execution.result or not execution.supervisor.pid:
                 continue
-            tree = below(execution.supervised.pid)
+            tree = below(execution.supervisor.pid)
             if self.memory and resident_bytes(tree) > self.memory:
                 execution.end("OOMKilled")
             elif self.pids and len(tree) > self.pids:
@@ -1533,7 +1564,7 @@ class Agent:
 
     def context(self, name):
         context = self.contexts.get(name)
-        if context is None or context.supervised.end_at is not None:
+        if context is None or context.supervisor.end_at is not None:
             if context is not None or len(self.contexts) >= MAX_CONTEXTS:
                 raise Refusal("Busy", f"{name} is ending" if context else f"{MAX_CONTEXTS} contexts are open")
             context = self.contexts[name] = Context(self, name)
@@ -1573,11 +1604,27 @@ class Agent:
         finally:
             theirs.close()
 
-    def launch(self, descriptors):
-        """Have the launcher fork a supervisor that holds these descriptors. Raises Refusal (Busy)."""
+    def run(self, job, stdio, on_gone, work=()):
+        """Start a program under an idle supervisor, or a new one. Returns the supervisor. Raises Refusal (Busy)."""
+        for supervisor in [each for each in self.supervisors if each.idle]:
+            try:
+                supervisor.run(job, stdio, on_gone, work)
+                return supervisor
+            except OSError:  # a program ended it
+                supervisor.retire()
+        supervisor = Supervisor(self)
+        try:
+            supervisor.run(job, stdio, on_gone, work)
+        except OSError as error:
+            supervisor.retire()
+            raise Refusal("Busy", f"no process could be started: {error.strerror}") from None
+        return supervisor
+
+    def launch(self, control):
+        """Have the launcher fork a supervisor. Raises Refusal (Busy), OSError."""
         for attempt in (1, 2):
             try:
-                socket.send_fds(self.requests, [b"launch"], descriptors)
+                socket.send_fds(self.requests, [b"launch"], [control])
                 return
             except BlockingIOError:
                 raise Refusal("Busy", "the launcher takes no more executions") from None
@@ -1600,13 +1647,14 @@ class Agent:
         self.reap()
 
     def reap(self):
+        """Reap what has ended. Returns whether there are children left."""
         while True:
             try:
                 pid, _ = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return
+                return False
             if not pid:
-                return
+                return True
             self.launchers.discard(pid)
 
     def sweep(self, supervisor, since):
@@ -1615,7 +1663,7 @@ class Agent:
         Returns whether none is left and `supervisor` (0: none) is gone, so that its orphans have come here.
         """
         self.reap()
-        own = self.launchers | {supervised.pid for supervised in self.supervised}
+        own = self.launchers | {supervisor.pid for supervisor in self.supervisors}
         table = processes()
         me = os.getpid()
         strays = {pid for pid, (parent, born) in table.items() if parent == me and pid not in own and born >= since}
@@ -1629,7 +1677,7 @@ class Agent:
     def end_everything(self):
         if os.getpid() == 1:
             send_signal(-1, signal.SIGKILL)
-        end_children(1.0)
+        end_children(1.0, self.reap)
 
     # Connections
 
@@ -1705,7 +1753,7 @@ def run_once(agent, spec_path, result_path):
     checked["input"] = stdin.encode("utf-8", "surrogateescape")
     agent.start_launcher()
     execution = agent.start(checked, (sink("stdout"), sink("stderr")))
-    agent.run(until=lambda: execution.result or execution.refusal)
+    agent.serve(until=lambda: execution.result or execution.refusal)
     if not execution.result:
         reason = "Cancelled" if agent.stopping else "Error"
         execution.result = {"exit_code": None, "reason": reason, "message": str(execution.refusal or "ended by a signal")}
@@ -1744,7 +1792,7 @@ def main():
     if len(sys.argv) == 1:  # a container: no time for argparse
         agent = Agent("/workspace")
         agent.serve_stdio()
-        agent.run()
+        agent.serve()
         return
     given = arguments()
     users = {0, os.getuid()}
@@ -1769,7 +1817,7 @@ def main():
     if given.run:
         run_once(agent, given.run, given.result)
     else:
-        agent.run()
+        agent.serve()
 
 
 def tasks_of_user():
