@@ -8,10 +8,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from controller.backends.choose import detect
-
 from controller import executions
-from controller.backends import Backend, BackendError, ExecResult, NotRunning, OutputChunk, Refused, Unavailable
+from controller.backends import Backend, BackendError, Health, NotRunning, OutputChunk, Refused, Unavailable
+from controller.backends.choose import NO_LIBRARY, DockerUnavailableError, detect, docker_backend, mock_refusal
 from controller.executions import Outcome, Program
 from controller.library import last_removal, leftovers
 from controller.library.outcome import Output, Result, StoredFile
@@ -38,19 +37,20 @@ class LocalPlace:
         """Of each sandbox, what removes it when its lifetime is over."""
 
     async def docker_info(self) -> dict[str, Any]:
-        if self._settings.sandbox.mock_mode:
-            return {"available": False, "status": "mock", "message": f"{MOCK_WARNING}: SANDBOX__MOCK_MODE is set"}
-        docker = backend_of(BackendName.DOCKER, self._settings.sandbox)
+        sandbox = self._settings.sandbox
+        if sandbox.mock_mode and not sandbox.docker_required:
+            return _told(Health(False, "mock", f"{MOCK_WARNING}: SANDBOX__MOCK_MODE is set"))
+        if (docker := docker_backend(sandbox)) is None:
+            return _told(NO_LIBRARY)
         try:
-            health = await docker.probe()
+            return _told(await docker.probe())
         finally:
             await docker.close()
-        return {**health.info, "available": health.available, "status": health.status, "message": health.message}
 
     async def create(self, name: str, spec: SandboxSpec, wait: float) -> Created:
         backend = await self._opened()
-        if spec.isolation == "required" and backend.name is BackendName.MOCK:
-            raise Refused(f"isolation is required, and here is: {MOCK_WARNING}. Start Docker", "IsolationUnavailable")
+        if backend.name is BackendName.MOCK and (problem := mock_refusal(spec, self._settings.sandbox)):
+            raise Refused(problem.message, problem.reason)
         sandbox = Sandbox(uid=str(uuid.uuid4()), name=name, namespace=NAMESPACE, spec=spec, backend=backend.name)
         self._alive.add(sandbox.uid)
         last_removal.needed(sandbox.uid, self)
@@ -71,23 +71,17 @@ class LocalPlace:
     async def execute(self, sandbox_id: str, key: str, program: Program) -> Result:
         backend = await self._opened()
         request = executions.request_for(sandbox_id, program, self._settings.sandbox, key)
-        try:
-            return _result(await executions.run(backend.executions, sandbox_id, request))
-        except TimeoutError:
-            raise _silent(backend, request.timeout) from None
+        return _result(await executions.run(backend.executions, sandbox_id, request))
 
     async def stream(self, sandbox_id: str, key: str, program: Program) -> AsyncGenerator[Output | Result, None]:
         backend = await self._opened()
         request = executions.request_for(sandbox_id, program, self._settings.sandbox, key)
-        try:
-            async with aclosing(executions.stream(backend.executions, sandbox_id, request)) as items:
-                async for item in items:
-                    if isinstance(item, OutputChunk):
-                        yield Output(item.stream, item.data)
-                    else:
-                        yield _result(Outcome(item, b"", b"", item.dropped_stdout, item.dropped_stderr))
-        except TimeoutError:
-            raise _silent(backend, request.timeout) from None
+        async with aclosing(executions.stream(backend.executions, sandbox_id, request)) as items:
+            async for item in items:
+                if isinstance(item, OutputChunk):
+                    yield Output(item.stream, item.data)
+                else:
+                    yield _result(Outcome(item, b"", b""))
 
     async def cancel(self, sandbox_id: str, key: str) -> None:
         backend = await self._opened()
@@ -181,9 +175,10 @@ def backend_of(name: BackendName, settings: SandboxSettings) -> Backend:
         from controller.backends.mock import MockBackend
 
         return MockBackend(settings)
-    from controller.backends.docker import DockerBackend
-
-    return DockerBackend(settings)
+    docker = docker_backend(settings)
+    if docker is None:
+        raise DockerUnavailableError(NO_LIBRARY.message)
+    return docker
 
 
 def _of_instance(settings: Settings, instance: str) -> Settings:
@@ -191,25 +186,23 @@ def _of_instance(settings: Settings, instance: str) -> Settings:
     return settings.model_copy(update={"sandbox": sandbox})
 
 
-def _silent(backend: Backend, timeout: float) -> Unavailable:
-    return Unavailable(
-        f"{backend.name} did not tell the end of an execution of at most {timeout:g} s; is it overloaded?"
-    )
+def _told(health: Health) -> dict[str, Any]:
+    return {**health.info, "available": health.available, "status": health.status, "message": health.message}
 
 
 def _result(outcome: Outcome) -> Result:
-    result: ExecResult = outcome.result
+    result = outcome.result
     return Result(
         exit_code=result.exit_code,
         reason=result.reason,
-        stdout=outcome.stdout.decode(errors="replace"),
-        stderr=outcome.stderr.decode(errors="replace"),
+        stdout_bytes=outcome.stdout,
+        stderr_bytes=outcome.stderr,
         truncated=outcome.truncated,
         duration_ms=result.duration_ms,
         execution_id=result.id,
         path=result.path,
-        dropped_stdout=outcome.dropped_stdout,
-        dropped_stderr=outcome.dropped_stderr,
+        dropped_stdout=result.dropped_stdout,
+        dropped_stderr=result.dropped_stderr,
         signal=result.signal,
         peak_memory=result.peak_memory,
         cpu_seconds=result.cpu_seconds,

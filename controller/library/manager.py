@@ -13,7 +13,8 @@ from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
 
 from pydantic import BaseModel, ValidationError
 
-from controller.backends import BackendError, Refused, Unavailable
+from controller.backends import BackendError, Refused
+from controller.backends.choose import DockerUnavailableError
 from controller.executions import Program
 from controller.library.outcome import Output, Result, StoredFile
 from controller.library.place import Created, Place
@@ -29,12 +30,6 @@ CANCEL_SECONDS = 5.0
 """How long an abandoned execution's cancellation is waited for; an agent answers within one second."""
 READ_LIMIT = 64 * 2**20
 """Bytes that `read_file` takes into memory unless told otherwise."""
-
-
-class DockerUnavailableError(Unavailable):
-    """Docker was asked for and does not answer; the text says what to do."""
-
-    reason = "DockerUnavailable"
 
 
 class Wanted(TypedDict, total=False):
@@ -84,8 +79,8 @@ def spec_from(wanted: Wanted) -> SandboxSpec:
     unknown = wanted.keys() - Wanted.__annotations__.keys()
     if unknown:
         raise TypeError(f"create() takes no {sorted(unknown)[0]!r}; it takes {', '.join(Wanted.__annotations__)}")
-    spec: dict[str, Any] = {key: wanted[key] for key in ("image", "network", "runtime", "isolation") if key in wanted}  # type: ignore[literal-required]
-    limits = {key: wanted[key] for key in ("cpu", "memory", "pids") if key in wanted}  # type: ignore[literal-required]
+    spec: dict[str, Any] = {key: wanted[key] for key in ("image", "network", "runtime", "isolation") if key in wanted}
+    limits = {key: wanted[key] for key in ("cpu", "memory", "pids") if key in wanted}
     spec["resources"] = {"limits": limits}
     spec["env"] = [{"name": name, "value": value} for name, value in wanted.get("env", {}).items()]
     spec["files"] = [{"path": path, "content": content} for path, content in wanted.get("files", {}).items()]

@@ -1,4 +1,4 @@
-"""What comes back from a sandbox: plain data, imported by the CLI too, whose start must be quick."""
+"""What comes back from a sandbox: plain data."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -25,10 +25,11 @@ class Result:
     """None where there is none: the sandbox was lost."""
     reason: str
     """Completed, Error, Timeout, OOMKilled, Cancelled or Lost."""
-    stdout: str
-    stderr: str
+    stdout_bytes: bytes
+    stderr_bytes: bytes
+    """What was printed, up to SANDBOX__OUTPUT_LIMIT."""
     truncated: bool
-    """Output beyond SANDBOX__OUTPUT_LIMIT was dropped."""
+    """More was printed, and dropped."""
     duration_ms: int
     execution_id: str
     path: str
@@ -40,6 +41,16 @@ class Result:
     peak_memory: int | None = None
     """Bytes."""
     cpu_seconds: float | None = None
+
+    @property
+    def stdout(self) -> str:
+        """`stdout_bytes` as UTF-8, with U+FFFD for what is not."""
+        return self.stdout_bytes.decode(errors="replace")
+
+    @property
+    def stderr(self) -> str:
+        """`stderr_bytes` as UTF-8, with U+FFFD for what is not."""
+        return self.stderr_bytes.decode(errors="replace")
 
     @property
     def ok(self) -> bool:

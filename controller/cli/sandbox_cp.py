@@ -1,0 +1,137 @@
+"""`kubectl sandbox cp`."""
+
+import asyncio
+import secrets
+import sys
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING, Annotated
+
+import typer
+
+from controller.cli import connection as to
+from controller.cli.program import Failure
+
+if TYPE_CHECKING:
+    from controller.client import ApiClient
+
+CHUNK = 65536
+
+
+def cp(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A path, NAME:PATH, or - for stdin.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A path, NAME:PATH, or - for stdout.")],
+    namespace: to.NamespaceOption = "",
+    api: to.ApiOption = to.DEFAULT_API,
+    token: to.TokenOption = "",
+    kubeconfig: to.KubeconfigOption = "",
+    in_clear: to.PlainOption = False,
+) -> None:
+    """Copy files into a sandbox or out of it.
+
+    PATH is below the workspace; a folder is copied with all that is in it:
+    kubectl sandbox cp in.csv NAME:data/in.csv
+    """
+    connection = to.Connection(api, token, namespace, kubeconfig, in_clear)
+    from_sandbox, to_sandbox = _sandbox_and_path(source), _sandbox_and_path(target)
+    if (from_sandbox is None) == (to_sandbox is None):
+        raise Failure(
+            "exactly one of SOURCE and TARGET is in a sandbox: NAME:PATH (give a local name with ':' as ./NAME)"
+        )
+
+    into_folder = Path(target).is_dir()
+
+    async def copy() -> None:
+        async with connection.client() as client:
+            if to_sandbox is not None:
+                await _upload(client, source, await connection.find(client, to_sandbox[0]), to_sandbox[1])
+            elif from_sandbox is not None:
+                sandbox_id = await connection.find(client, from_sandbox[0])
+                await _download(client, sandbox_id, from_sandbox[1], target, into_folder)
+
+    asyncio.run(copy())
+
+
+def _sandbox_and_path(text: str) -> tuple[str, str] | None:
+    name, colon, path = text.partition(":")
+    if not colon or "/" in name or not name:
+        return None
+    return name, path.removeprefix("/workspace/").strip("/")
+
+
+async def _upload(client: "ApiClient", source: str, sandbox_id: str, target: str) -> None:
+    if source == "-":
+        if not target:
+            raise Failure("stdin has no name of its own: give NAME:PATH")
+        await client.write_file(sandbox_id, target, _chunks(sys.stdin.buffer))
+        return
+    for file, path in _files(Path(source), target):
+        try:
+            with file.open("rb") as opened:
+                await client.write_file(sandbox_id, path, _chunks(opened))
+        except OSError as error:
+            raise Failure(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _files(local: Path, target: str) -> list[tuple[Path, str]]:
+    """A file, or the files below a folder, each with its path in the workspace."""
+    found = sorted(file for file in local.rglob("*") if file.is_file()) if local.is_dir() else [local]
+    root = PurePosixPath(target or local.resolve().name)
+    return [(file, str(root / file.relative_to(local))) for file in found]
+
+
+async def _chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
+    while chunk := await asyncio.to_thread(file.read, CHUNK):
+        yield chunk
+
+
+async def _download(client: "ApiClient", sandbox_id: str, source: str, target: str, into_folder: bool) -> None:
+    from controller.client import ApiError
+
+    if target == "-":
+        async with aclosing(client.read_file(sandbox_id, source)) as chunks:
+            async for chunk in chunks:
+                sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+        return
+    local = Path(target)
+    try:
+        if source:
+            file = local / PurePosixPath(source).name if into_folder else local
+            await _download_file(client, sandbox_id, source, file)
+            return
+    except ApiError as error:
+        if error.kind not in ("not-found", "refused"):
+            raise
+        not_a_file = error
+    files = [str(each["path"]) for each in await client.list_files(sandbox_id, source)]
+    if source and not files:
+        raise not_a_file
+    for path in files:
+        await _download_file(client, sandbox_id, path, local / below(source, path))
+
+
+def below(folder: str, path: str) -> PurePosixPath:
+    """`path`, which a sandbox told, relative to `folder`. Raises Failure where it is not below it."""
+    pure = PurePosixPath(path)
+    if ".." in pure.parts or not pure.is_relative_to(folder) or "\0" in path:
+        raise Failure(f"the sandbox names a file outside of the folder that was asked for: {to.printable(path)}")
+    return pure.relative_to(folder)
+
+
+async def _download_file(client: "ApiClient", sandbox_id: str, source: str, target: Path) -> None:
+    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        async with aclosing(client.read_file(sandbox_id, source)) as chunks:
+            first = await anext(chunks, b"")  # what is not there leaves no trace here
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with unfinished.open("xb") as file:
+                file.write(first)
+                async for chunk in chunks:
+                    file.write(chunk)
+        unfinished.replace(target)
+    except OSError as error:
+        raise Failure(f"{target} cannot be written: {error.strerror}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)

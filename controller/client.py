@@ -1,0 +1,272 @@
+"""A client of the HTTP API. Imports neither pydantic nor a backend: the kubectl plugin starts with it."""
+
+import asyncio
+import base64
+import json
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+TYPE_PREFIX = "urn:agent-platform:problem:"
+ATTEMPTS = 3
+"""How often a call is tried where the controller is not reached or answers 503; only calls that may be repeated."""
+PAUSE = 0.25
+"""Seconds before the second attempt, twice as many before the third."""
+ANSWER_SECONDS = 30.0
+"""For an answer to begin, on top of what was asked to take time (a creation, an execution)."""
+LONGEST_EXECUTION = 86400.0
+"""Seconds; the API takes no longer timeouts."""
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class ApiError(Exception):
+    """The API's answer is a problem document, or there is no answer: `kind` is `unreachable` then."""
+
+    def __init__(self, kind: str, text: str, status: int = 0, retry_after: float | None = None) -> None:
+        super().__init__(text)
+        self.kind = kind
+        """The last part of the problem's `type`, such as `not-found`."""
+        self.status = status
+        self.retry_after = retry_after
+        """Seconds, where the API told."""
+
+
+class ApiClient:
+    """The calls of the HTTP API as they are: bodies in, bodies out. Every method raises ApiError.
+
+    `ask_token` is called once, when the API refuses a call without a token; it may raise to say why there is none.
+    """
+
+    def __init__(self, url: str, token: str | None = None, ask_token: Callable[[], str] | None = None) -> None:
+        parsed = httpx.URL(url)
+        if parsed.scheme not in ("http", "https") or not parsed.host:
+            raise ValueError(f"the address of the API must be like http://127.0.0.1:8000, and not {url!r}")
+        self.url = url.rstrip("/")
+        self._ask_token = None if token else ask_token
+        self._http = httpx.AsyncClient(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=httpx.Timeout(ANSWER_SECONDS, connect=5.0),
+            trust_env=parsed.host not in LOOPBACK,  # no proxy is asked for this machine
+        )
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> "ApiClient":
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+    # --- the service ---
+
+    async def status(self) -> dict[str, Any]:
+        """`status`, `docker_available`, `active_sandboxes`, maybe `warning`."""
+        return await self._json("GET", "/sandbox/status")
+
+    async def docker_info(self) -> dict[str, Any]:
+        """`available`, `status` and what the daemon told."""
+        return await self._json("GET", "/sandbox/docker-info")
+
+    # --- sandboxes ---
+
+    async def create(self, body: Mapping[str, Any], wait: float) -> dict[str, Any]:
+        """Make a sandbox and wait for it; not repeated, for its name would be taken."""
+        body = {**body, "wait": wait}
+        return await self._json("POST", "/sandbox/create", body, timeout=wait + ANSWER_SECONDS, attempts=1)
+
+    async def list_sandboxes(self, namespace: str = "", name: str = "") -> tuple[list[dict[str, Any]], int]:
+        """Sandboxes that one may see, of a namespace, of a name; at most 1,000, and how many there are."""
+        query = {key: value for key, value in (("namespace", namespace), ("name", name)) if value}
+        found = await self._json("GET", "/sandbox", query={**query, "limit": "1000"})
+        return [dict(each) for each in found["items"]], int(found["total"])
+
+    async def get(self, sandbox_id: str) -> dict[str, Any]:
+        return await self._json("GET", _path(sandbox_id))
+
+    async def delete(self, sandbox_id: str, wait: float = 30.0) -> bool:
+        """Ask for its deletion; gone already is fine. Whether it is gone, after `wait` seconds at most."""
+        how: dict[str, Any] = {"query": {"wait": str(wait)}, "timeout": wait + ANSWER_SECONDS}
+        try:
+            async with self._answer("DELETE", _path(sandbox_id), **how) as answer:
+                return answer.status_code != httpx.codes.ACCEPTED
+        except ApiError as error:
+            if error.kind != "not-found":
+                raise
+            return True
+
+    # --- executions ---
+
+    async def execute(self, sandbox_id: str, body: Mapping[str, Any], key: str = "") -> dict[str, Any]:
+        """Run it, at most once per `key`, and return the result."""
+        headers = {"Idempotency-Key": key or uuid.uuid4().hex}
+        path = _path(sandbox_id, "execute")
+        return await self._json("POST", path, body, headers=headers, timeout=_longest(body))
+
+    def stream(self, sandbox_id: str, body: Mapping[str, Any], key: str = "") -> AsyncGenerator[tuple[str, Any], None]:
+        """Run it, at most once per `key`: `progress` with the `execution_id` and `elapsed_ms`, `stdout` and `stderr`
+        with bytes, at last `result` with its body."""
+        headers = {"Idempotency-Key": key or uuid.uuid4().hex}
+        return self._events("result", "POST", _path(sandbox_id, "execute"), body, headers=headers)
+
+    async def cancel(self, sandbox_id: str, execution_id: str) -> None:
+        """End it; done already is fine."""
+        await self._json("DELETE", _path(sandbox_id, "executions", execution_id))
+
+    # --- files and logs ---
+
+    async def write_file(self, sandbox_id: str, path: str, chunks: AsyncIterator[bytes]) -> None:
+        """Stream a file into the workspace; not repeated, for the chunks are gone."""
+        headers = {"Content-Type": "application/octet-stream"}
+        async with self._answer("PUT", _path(sandbox_id, "files", path), chunks=chunks, headers=headers, attempts=1):
+            pass
+
+    async def read_file(self, sandbox_id: str, path: str) -> AsyncGenerator[bytes, None]:
+        """Stream a file out of the workspace."""
+        async with self._answer("GET", _path(sandbox_id, "files", path)) as answer:
+            async for chunk in answer.aiter_bytes():
+                yield chunk
+
+    async def list_files(self, sandbox_id: str, folder: str = "") -> list[dict[str, Any]]:
+        """`path` and `size` of the files in a folder of the workspace."""
+        found = await self._json("GET", _path(sandbox_id, "files"), query={"path": folder} if folder else None)
+        return [dict(each) for each in found["items"]]
+
+    def logs(self, sandbox_id: str, follow: bool = False) -> AsyncGenerator[tuple[str, Any], None]:
+        """The output of `run`: `stdout` and `stderr` with bytes, at last `end`; `follow` waits for what comes."""
+        query = {"follow": "true"} if follow else None
+        return self._events(
+            "end", "GET", _path(sandbox_id, "logs"), query=query, timeout=None if follow else ANSWER_SECONDS
+        )
+
+    # --- one call ---
+
+    async def _events(
+        self, last: str, method: str, path: str, *what: Any, **how: Any
+    ) -> AsyncGenerator[tuple[str, Any], None]:
+        """Events until the one called `last`, with output as bytes."""
+        how["headers"] = {**how.get("headers", {}), "Accept": "text/event-stream"}
+        async with self._answer(method, path, *what, **how) as answer, aclosing(_events(answer)) as events:
+            async for event, data in events:
+                if event == "error":
+                    raise _problem(data, 0)
+                yield event, _output(data) if event in ("stdout", "stderr") else data
+                if event == last:
+                    return
+        raise ApiError("unreachable", f"the connection to {self.url} ended before the output did")
+
+    async def _json(self, method: str, path: str, body: Mapping[str, Any] | None = None, **how: Any) -> dict[str, Any]:
+        async with self._answer(method, path, body, **how) as answer:
+            content = await answer.aread()
+        try:
+            return dict(json.loads(content)) if content else {}
+        except ValueError:
+            raise ApiError("not-the-api", f"{self.url} answers, but not as this API; is the address right?") from None
+
+    @asynccontextmanager
+    async def _answer(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        chunks: AsyncIterator[bytes] | None = None,
+        timeout: float | None = ANSWER_SECONDS,
+        attempts: int = ATTEMPTS,
+    ) -> AsyncIterator[httpx.Response]:
+        """The answer's head has come, and it is a good one; its body is still to be read."""
+        request = self._http.build_request(
+            method,
+            path,
+            params=query,
+            headers=headers,
+            content=chunks,
+            json=body,
+            timeout=httpx.Timeout(ANSWER_SECONDS, connect=5.0, read=timeout),
+        )
+        answer = await self._sent(request, attempts)
+        try:
+            yield answer
+        except httpx.TransportError as error:
+            raise ApiError("unreachable", f"the connection to {self.url} was lost: {_told(error)}") from error
+        finally:
+            await answer.aclose()
+
+    async def _sent(self, request: httpx.Request, attempts: int) -> httpx.Response:
+        for attempt in range(1, attempts + 1):
+            try:
+                answer = await self._http.send(request, stream=True)
+            except httpx.TransportError as error:
+                problem = ApiError("unreachable", f"{self.url} was not reached: {_told(error)}. Is the controller up?")
+                problem.__cause__ = error
+            else:
+                if answer.is_success:
+                    return answer
+                problem = await _refusal(answer, self.url)
+                if problem.status == 401 and self._ask_token is not None:
+                    token, self._ask_token = self._ask_token(), None
+                    self._http.headers["Authorization"] = request.headers["Authorization"] = f"Bearer {token}"
+                    return await self._sent(request, attempts)
+            if attempt == attempts or problem.status not in (0, 503):
+                raise problem
+            await asyncio.sleep(PAUSE * attempt)
+        raise AssertionError("unreachable: at least one attempt is made")
+
+
+async def _refusal(answer: httpx.Response, url: str) -> ApiError:
+    try:
+        problem = _problem(json.loads(await answer.aread()), answer.status_code)
+    except (ValueError, KeyError, TypeError, httpx.TransportError):
+        return ApiError(
+            "not-the-api", f"{url} answers {answer.status_code}, but not as this API; is the address right?"
+        )
+    finally:
+        await answer.aclose()
+    wait = answer.headers.get("Retry-After", "")
+    problem.retry_after = float(wait) if wait.isdigit() else None
+    return problem
+
+
+def _problem(document: Any, status: int) -> ApiError:
+    kind = str(document["type"]).removeprefix(TYPE_PREFIX)
+    return ApiError(kind, str(document.get("detail") or document["title"]), status)
+
+
+def _output(data: dict[str, Any]) -> bytes:
+    return base64.b64decode(data["data"]) if data["encoding"] == "base64" else str(data["data"]).encode()
+
+
+async def _events(answer: httpx.Response) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
+    """Server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html, as this API sends them."""
+    event, data = "message", ""
+    async for line in answer.aiter_lines():
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if name == "event":
+            event = value
+        elif name == "data":
+            data += value
+        elif not line and data:
+            yield event, json.loads(data)
+            event, data = "message", ""
+
+
+def _path(sandbox_id: str, *parts: str) -> str:
+    return "/".join(["/sandbox", quote(sandbox_id, safe=""), *(quote(part, safe="/") for part in parts)])
+
+
+def _longest(body: Mapping[str, Any]) -> float:
+    """Seconds that an execution's answer may take; the server's default timeout is not known here."""
+    return float(body.get("timeout") or LONGEST_EXECUTION) + ANSWER_SECONDS
+
+
+def _told(error: httpx.TransportError) -> str:
+    return str(error) or type(error).__name__
