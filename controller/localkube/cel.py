@@ -5,7 +5,7 @@ Not known to the engine below: `?.`, `cel.bind`, `optMap`. A rule that uses one 
 
 import re
 from collections.abc import Callable, Iterator
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any
 
@@ -47,6 +47,10 @@ def check(rule: dict[str, Any], value: Any, schema: dict[str, Any], path: str, o
     if old is ABSENT and transition and not optional:
         return
     if old is not ABSENT and not transition and same(value, old):
+        return
+    if schema.get("x-kubernetes-int-or-string") and isinstance(value, float):
+        text = "invalid data, expected XIntOrString value to be either a string or integer"
+        yield failures.invalid_value(path, value, f"{text} evaluating rule: {_message(rule, {})}")
         return
     variables = {"self": typed(value, schema)}
     if transition:
@@ -132,6 +136,8 @@ def _context(variables: dict[str, Any]) -> cel.Context:
 
 # https://kubernetes.io/docs/reference/using-api/cel/#cel-community-libraries: those that CRDs use most.
 _QUANTITY = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:([numkMGTPE]|[KMGTPE]i)|[eE]([+-]?\d+))?")
+_NANO = Decimal("1e-9")
+_EXACT = Context(prec=160)
 _SUFFIXES = {
     **{
         unit: Decimal(10) ** (3 * power)
@@ -142,13 +148,14 @@ _SUFFIXES = {
 
 
 def quantity(text: str) -> float:
-    """A Kubernetes quantity (`1500m`, `1Gi`) as a number. Raises ValueError."""
+    """A Kubernetes quantity (`1500m`, `1Gi`) as a number, rounded up to billionths as there. Raises ValueError."""
     found = _QUANTITY.fullmatch(text)
     if not found:
         raise ValueError("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")
     number, suffix, exponent = found.groups()
     try:
-        return float(Decimal(number) * (_SUFFIXES[suffix] if suffix else Decimal(10) ** int(exponent or 0)))
+        value = Decimal(number) * (_SUFFIXES[suffix] if suffix else Decimal(10) ** int(exponent or 0))
+        return float(value.quantize(_NANO, ROUND_CEILING, _EXACT))
     except InvalidOperation as error:
         raise ValueError(f"unable to parse quantity {text!r}") from error
 
