@@ -1779,6 +1779,7 @@ def arguments():
     parser.add_argument("--result", help="where --run writes its result")
     parser.add_argument("--user", type=int, help="the user id to become, with --group")
     parser.add_argument("--group", type=int)
+    parser.add_argument("--env", help="a JSON file of variables for every program, read after the drop to --user")
     parser.add_argument("--memory", type=int, default=0, help="bytes an execution may use")
     parser.add_argument("--pids", type=int, default=0, help="processes an execution may have")
     parser.add_argument("--nofile", type=int, default=0, help="descriptors each process may open")
@@ -1812,6 +1813,9 @@ def main():
     if given.user is not None:
         os.setuid(given.user)
         LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    if given.env:
+        with open(given.env) as file:
+            os.environ.update(json.load(file))
     if given.pids:
         rlimits["RLIMIT_NPROC"] = given.pids + tasks_of_user()
     if given.run:
