@@ -58,7 +58,7 @@ class LocalKube:
     def running(self, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
         """Serves until the block ends; port 0 takes a free one. Listens already when the block begins. One block per server."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.socket(family)
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio sets TCP_NODELAY by the protocol
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(128)
