@@ -58,16 +58,25 @@ class LocalKube:
     def running(self, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
         """Serves until the block ends; port 0 takes a free one. Listens already when the block begins. One block per server."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio sets TCP_NODELAY by the protocol
+        listener = socket.socket(
+            family, socket.SOCK_STREAM, socket.IPPROTO_TCP
+        )  # asyncio sets TCP_NODELAY by the protocol
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(128)
         watches = Watches(self._store)
         config = uvicorn.Config(
             Api(self._registry, watches).app(),
-            http="h11", loop="asyncio", lifespan="off", ws="none", log_config=None, access_log=False, server_header=False,
-            timeout_keep_alive=60, timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        )  # fmt: skip
+            http="h11",
+            loop="asyncio",
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=60,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        )
         server = uvicorn.Server(config)
         loop = asyncio.new_event_loop()
 
