@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 import yaml
-from anyio.from_thread import start_blocking_portal
 from kubernetes import client, config
 
+from controller.localkube import LocalKube
 from controller.model import API_VERSION, GROUP, KIND, PLURAL, VERSION, InvalidSpec, parse_spec
 
 Judge = Callable[[Any], str]
@@ -98,11 +98,9 @@ def real_server(kubeconfig: Path) -> Server:
 
 
 @pytest.fixture(scope="session")
-def embedded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    from controller.localkube import LocalKube
-
+def embedded_server() -> Iterator[Server]:
     kube = LocalKube(crds=[crd()])
-    with start_blocking_portal() as portal, portal.wrap_async_context_manager(kube.serve()):
+    with kube.running():
         yield Server(config.new_client_from_config_dict(kube.kubeconfig()))
 
 
