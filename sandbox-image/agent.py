@@ -250,16 +250,12 @@ def launcher():
         try:
             pid = os.fork()
         except OSError as error:
-            control.send(cannot_fork(error))
+            control.send(json.dumps({"error": f"no process could be started: {error.strerror}"}).encode())
             pid = -1
         if pid == 0:
             requests.close()
             return supervise(control)
         control.close()
-
-
-def cannot_fork(error):
-    return json.dumps({"error": f"no process could be started: {error.strerror}"}).encode()
 
 
 def supervise(control):
@@ -280,30 +276,34 @@ def supervise(control):
     ready.register(wakeup, select.POLLIN)
     control.send(json.dumps({"pid": os.getpid()}).encode())
     while True:
-        message, descriptors, _, _ = socket.recv_fds(control, 64, 8, socket.MSG_CMSG_CLOEXEC)
+        seat, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            program = os.fork()  # ahead of its job: half of the time that an execution takes
+        except OSError:
+            program = None
+        if program == 0:
+            control.close()
+            seat.close()
+            return await_job(theirs)
+        theirs.close()
+        message = b"end"
+        while message.startswith(b"end"):  # for a program that had ended already
+            message, descriptors, _, _ = socket.recv_fds(control, 64, 8, socket.MSG_CMSG_CLOEXEC)
         if not message:
             os._exit(0)
-        if not message.startswith(b"run"):  # `end` for a program that has ended meanwhile
-            continue
         try:
-            program = os.fork()
-        except OSError as error:
-            program = 0
-            control.send(cannot_fork(error))
+            socket.send_fds(seat, [message], descriptors)
+        except OSError:
+            report = {"error": "no process could be started: the sandbox has as many as it may have"}
         else:
-            if program == 0:
-                signal.set_wakeup_fd(-1)
-                control.detach()
-                *stdio, job = descriptors[:4]
-                return become_program(job, stdio, descriptors[4] if len(descriptors) > 4 else -1)
+            report = supervise_one(program, ready, control, wakeup, b"end" + message[3:])
+        seat.close()
         for descriptor in descriptors:
             os.close(descriptor)
-        if program:
-            report = supervise_one(program, ready, control, wakeup, b"end" + message[3:])
-            try:
-                control.send(json.dumps(report).encode())
-            except OSError:  # the agent is gone, nobody wants to know
-                os._exit(0)
+        try:
+            control.send(json.dumps(report).encode())
+        except OSError:  # the agent is gone, nobody wants to know
+            os._exit(0)
 
 
 def supervise_one(program, ready, control, wakeup, end_message):
@@ -339,18 +339,29 @@ def supervise_one(program, ready, control, wakeup, end_message):
     return report
 
 
-def become_program(job_descriptor, stdio, work):
+def await_job(seat):
+    """In the next program's process: get ready, wait for the job, become the program."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    os.setsid()
+    exec(compile("pass", "<warm>", "exec"), {})  # have pages copied now
+    message, descriptors, _, _ = socket.recv_fds(seat, 64, 8, socket.MSG_CMSG_CLOEXEC)
+    if not message:
+        os._exit(0)
+    seat.detach()  # closed with the rest
+    return become_program(*descriptors)
+
+
+def become_program(stdin, stdout, stderr, job_descriptor, work=-1):
     """Make this process the program's own. Executes it, or returns a function that runs it in this interpreter."""
     import resource
 
     with open(job_descriptor, "rb", closefd=False) as file:
         job = json.load(file)
-    os.setsid()
-    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     LIBC.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    for target, descriptor in enumerate(stdio):
+    for target, descriptor in enumerate((stdin, stdout, stderr)):
         os.dup2(descriptor, target)
     if work >= 0:
         os.dup2(work, 3, inheritable=False)
