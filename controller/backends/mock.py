@@ -1,0 +1,321 @@
+"""The mock backend: sandboxes as plain processes of this machine. NO SECURITY ISOLATION; for development and tests.
+
+What it does keep: a user of its own for each sandbox where the controller is root, a scrubbed environment, a private
+folder, limits on memory and processes, deadlines, and that nothing outlives a removal. What it cannot: the network, the
+rest of the file system and the processors stay open to the code, and without root so does all that our own user may touch.
+"""
+
+import asyncio
+import os
+import signal
+import stat
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from controller.backends import BackendError, Health, Limits, NotFound, NotRunning, Observation, OutputChunk, Refused, RunState, Unavailable
+from controller.backends.agent_executions import AgentExecutions, Stream, StreamPair
+from controller.backends.container import Defaults, fixed_parts, wanted_limits
+from controller.backends.mock_folder import NEW, OLD, Folder, Record, delete_tree, discard, make_folder
+from controller.backends.mock_launch import launch, provide_agent
+from controller.backends.mock_observation import look
+from controller.backends.mock_processes import Process, agent_process, end, freeze, open_pidfd, reachable_by_others, send, thaw, user_for, wait_gone
+from controller.model import MOCK_WARNING, BackendName, Sandbox
+from controller.settings import SandboxSettings
+
+T = TypeVar("T")
+READY_SECONDS = 10.0
+"""An agent answers within 0.1 s; on a machine at its limits it may take longer."""
+GENTLE_SECONDS = 1.0
+"""For an agent that was asked to end, to write down what its program printed."""
+LOOK_AGAIN_SECONDS = 0.1
+"""Between two looks at a log that is followed."""
+
+
+class MockBackend:
+    """Sandboxes as processes, each with a folder below `settings.state_folder`."""
+
+    name = BackendName.MOCK
+
+    def __init__(self, settings: SandboxSettings) -> None:
+        self._settings = settings
+        self._home = state_folder(settings) / settings.instance
+        self._preparing = threading.Lock()
+        self._agent: Path | None = None
+        self._lanes = {
+            lane: ThreadPoolExecutor(threads, thread_name_prefix=f"mock-{lane}")
+            for lane, threads in (("start", settings.start_concurrency), ("remove", 4), ("look", 4))
+        }
+        self._pidfds: dict[str, int] = {}
+        self._listeners: set[asyncio.Queue[str]] = set()
+        self.executions = AgentExecutions(self._connect, settings.max_executions)
+
+    async def _call(self, lane: str, what: str, act: Callable[[], T]) -> T:
+        """Run `act` in a thread of `lane`; trouble with disk or processes comes out as BackendError."""
+
+        def work() -> T:
+            try:
+                return act()
+            except OSError as error:
+                raise BackendError(f"{what}: {error}") from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._lanes[lane], work)
+
+    def _folder(self, uid: str) -> Folder:
+        if not uid or "/" in uid or uid.startswith("."):
+            raise NotFound(f"{uid!r} is no sandbox's uid")
+        return Folder(self._home / uid)
+
+    def _prepare(self) -> Path:
+        """Make our own folder and clear what a killed controller left half made. Once; blocks. Returns the agent's file."""
+        with self._preparing:
+            if self._agent is None:
+                for folder in (self._home.parent, self._home):
+                    make_private(folder)
+                if user_for("") is not None and not reachable_by_others(self._home):
+                    raise Refused(
+                        f"SANDBOX__STATE_FOLDER: the users of sandboxes cannot reach {self._home}; allow others to pass (chmod o+x)"
+                        " through every folder above it, or set another"
+                    )
+                for entry in self._home.iterdir():
+                    if entry.name.startswith((NEW, OLD)):
+                        delete_tree(entry)
+                self._agent = provide_agent(self._home)
+            return self._agent
+
+    # --- looking ---
+
+    async def probe(self) -> Health:
+        """Always there; whether it may be used is the planner's business."""
+        return Health(True, "mock", MOCK_WARNING, {"state_folder": str(self._home), "own_users": user_for("") is not None})
+
+    async def observe(self, uid: str) -> Observation | None:
+        folder = self._folder(uid)
+        seen = await self._call("look", f"looking at sandbox {uid}", partial(look, folder, with_tail=True))
+        return None if seen is None else await self._observed(*seen)
+
+    async def list(self) -> list[Observation]:
+        def look_at_all() -> list[tuple[Record, Observation]]:
+            if not self._home.exists():
+                return []
+            self._prepare()
+            folders = [Folder(entry) for entry in self._home.iterdir() if entry.is_dir() and not entry.name.startswith((NEW, OLD))]
+            return [seen for folder in folders if (seen := look(folder, with_tail=False)) is not None]
+
+        seen = await self._call("look", "listing sandboxes", look_at_all)
+        for record, one in seen:
+            self._adopt(record, one)
+        return [one for _, one in seen]
+
+    async def _observed(self, record: Record, seen: Observation) -> Observation:
+        """With what only the agent knows."""
+        self._adopt(record, seen)
+        if record.has_run or seen.state is not RunState.RUNNING:
+            return seen
+        return replace(seen, ready=await self.executions.ready(seen.uid), idle_since=self.executions.idle_since(seen.uid))
+
+    # --- acting ---
+
+    async def start(self, sandbox: Sandbox) -> Observation:
+        uid, folder = sandbox.uid, self._folder(sandbox.uid)
+        launched = await self._call("start", f"starting sandbox {uid}", partial(self._bring_up, folder, sandbox))
+        if launched is not None:
+            self._watch(uid, launched)
+        try:
+            if sandbox.spec.run is None and launched is not None:
+                await self._answered(folder)
+            seen = await self.observe(uid)
+            if seen is None:
+                raise BackendError(f"sandbox {uid} vanished while it was started")
+            return seen
+        except BackendError:
+            if launched is not None:
+                await self.remove(uid)
+            raise
+
+    def _bring_up(self, folder: Folder, sandbox: Sandbox) -> Process | None:
+        """Make it and launch its agent, unless both were done. Returns the agent if it was launched here. Blocks."""
+        agent = self._prepare()
+        try:
+            seen = look(folder, with_tail=False)
+            if seen is None:
+                files = {file.path: file.content.encode() for file in sandbox.spec.files}
+                folder, state = make_folder(self._home, self._record(sandbox), files), RunState.CREATED
+            else:
+                state = seen[1].state
+            record = folder.record()
+            if record is None or state is not RunState.CREATED:
+                return None
+            return launch(folder, record, sandbox, agent, self._settings.timeout)
+        except (BackendError, OSError):
+            self._end_and_discard(folder)
+            raise
+
+    def _record(self, sandbox: Sandbox) -> Record:
+        limits = wanted_limits(sandbox.spec, Defaults.of(self._settings))
+        return Record(
+            uid=sandbox.uid,
+            namespace=sandbox.namespace,
+            name=sandbox.name,
+            has_run=sandbox.spec.run is not None,
+            created_at=datetime.now(UTC).isoformat(),
+            user=user_for(sandbox.uid),
+            memory=limits.memory or self._settings.memory_limit,
+            pids=limits.pids or self._settings.pids_limit,
+            fixed=fixed_parts(sandbox.spec),
+        )
+
+    async def _answered(self, folder: Folder) -> None:
+        """Returns when the agent answers. Raises BackendError with its own words where it ended instead."""
+        uid = folder.path.name
+        deadline = asyncio.get_running_loop().time() + READY_SECONDS
+        while not await self.executions.ready(uid):
+            seen = await self._call("look", f"looking at sandbox {uid}", partial(look, folder, with_tail=False))
+            if seen is None or seen[1].state is RunState.EXITED or asyncio.get_running_loop().time() > deadline:
+                said = folder.log.read_text(errors="replace")[-500:].strip() if folder.log.exists() else ""
+                raise BackendError(f"sandbox {uid}: its agent does not answer: {said or 'it said nothing'}", "AgentNotAnswering")
+            await asyncio.sleep(0.005)
+
+    async def suspend(self, uid: str) -> None:
+        folder, record = await self._existing(uid)
+        self.executions.hold(uid)
+        await self._call("look", f"suspending sandbox {uid}", partial(freeze, folder.identity(record)))
+
+    async def resume(self, uid: str) -> None:
+        folder, record = await self._existing(uid)
+        await self._call("look", f"resuming sandbox {uid}", partial(thaw, folder.identity(record)))
+        self.executions.release(uid)
+
+    async def update(self, uid: str, limits: Limits) -> None:
+        await self._existing(uid)
+        raise Refused("spec.resources.limits: the mock backend cannot change the limits of a sandbox that lives", "LimitsRefused")
+
+    async def kill(self, uid: str) -> None:
+        folder, record = await self._existing(uid)
+
+        def act() -> None:
+            agent = agent_process(folder.identity(record))
+            if agent is not None:
+                folder.killed.touch()
+                if agent.state not in "Tt":  # so that it writes down the end of the output
+                    send(agent, signal.SIGTERM)
+                    wait_gone(agent, GENTLE_SECONDS)
+            end(folder.identity(record))
+
+        await self._call("remove", f"killing sandbox {uid}", act)
+
+    async def remove(self, uid: str) -> None:
+        self.executions.forget(uid)
+        folder = self._folder(uid)
+        await self._call("remove", f"removing sandbox {uid}", partial(self._end_and_discard, folder))
+
+    def _end_and_discard(self, folder: Folder) -> None:
+        record = folder.record()
+        if record is not None:
+            end(folder.identity(record))
+        discard(folder)
+
+    async def _existing(self, uid: str) -> tuple[Folder, Record]:
+        folder = self._folder(uid)
+        record = await self._call("look", f"looking at sandbox {uid}", folder.record)
+        if record is None:
+            raise NotFound(f"no sandbox {uid}")
+        return folder, record
+
+    async def _connect(self, uid: str) -> Stream:
+        """A new stream to the agent. Raises NotFound, NotRunning, Unavailable."""
+        folder = self._folder(uid)
+        seen = await self._call("look", f"looking at sandbox {uid}", partial(look, folder, with_tail=False))
+        if seen is None:
+            raise NotFound(f"no sandbox {uid}")
+        record, now = seen
+        if record.has_run or now.state is not RunState.RUNNING:
+            raise NotRunning(f"sandbox {uid} runs no executions: it {'has a program of its own' if record.has_run else f'is {now.state}'}")
+        descriptor = os.open(folder.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:  # by way of the descriptor, because a socket's path has at most 107 bytes
+            return StreamPair(*await asyncio.open_unix_connection(f"/proc/self/fd/{descriptor}/{folder.socket.name}"))
+        except OSError as error:
+            raise Unavailable(f"the agent of sandbox {uid} takes no connection: {error}", "AgentNotAnswering") from error
+        finally:
+            os.close(descriptor)
+
+    # --- streams ---
+
+    async def logs(self, uid: str, follow: bool = False) -> AsyncIterator[OutputChunk]:
+        folder, record = await self._existing(uid)
+        if not record.has_run:
+            return
+        offsets: dict[Literal["stdout", "stderr"], int] = {"stdout": 0, "stderr": 0}
+        while True:
+            ended = await self._call("look", f"looking at sandbox {uid}", lambda: agent_process(folder.identity(record)) is None)
+            for stream, offset in offsets.items():
+                while data := await self._call("look", f"reading {stream} of {uid}", partial(folder.read_box, stream, 1 << 16, offset)):
+                    offset = offsets[stream] = offset + len(data)
+                    yield OutputChunk(stream, data)
+            if ended or not follow:
+                return
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+
+    async def events(self) -> AsyncIterator[str]:
+        changed: asyncio.Queue[str] = asyncio.Queue()
+        self._listeners.add(changed)
+        try:
+            await self.list()  # watches those that another controller started
+            while True:
+                yield await changed.get()
+        finally:
+            self._listeners.discard(changed)
+
+    def _adopt(self, record: Record, seen: Observation) -> None:
+        """Watch a living sandbox that an earlier controller started."""
+        if seen.uid not in self._pidfds and seen.state in (RunState.RUNNING, RunState.PAUSED):
+            agent = agent_process(self._folder(seen.uid).identity(record))
+            if agent is not None:
+                self._watch(seen.uid, agent)
+
+    def _watch(self, uid: str, agent: Process) -> None:
+        """Be told when this agent ends, and reap it."""
+        pidfd = open_pidfd(agent)
+        if pidfd is not None:
+            self._pidfds[uid] = pidfd
+            asyncio.get_running_loop().add_reader(pidfd, self._ended, uid)
+
+    def _ended(self, uid: str) -> None:
+        pidfd = self._pidfds.pop(uid)
+        asyncio.get_running_loop().remove_reader(pidfd)
+        try:
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:  # started by an earlier controller: another process reaps it
+            pass
+        os.close(pidfd)
+        for listener in self._listeners:
+            listener.put_nowait(uid)
+
+    async def close(self) -> None:
+        self.executions.close()
+        for pidfd in self._pidfds.values():
+            asyncio.get_running_loop().remove_reader(pidfd)
+            os.close(pidfd)
+        self._pidfds.clear()
+        for lane in self._lanes.values():
+            lane.shutdown(wait=False, cancel_futures=True)
+
+
+def state_folder(settings: SandboxSettings) -> Path:
+    """Where this user's mock sandboxes live."""
+    return settings.state_folder or Path(tempfile.gettempdir()) / f"sandbox-controller-{os.geteuid()}"
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder that others may only pass through. Raises BackendError where somebody else made it before."""
+    folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise Refused(f"{folder} is not a folder that only we can write to; remove it, or set SANDBOX__STATE_FOLDER to another")
+    folder.chmod(0o711)

@@ -1,0 +1,117 @@
+"""How the agent of a mock sandbox comes to run: which interpreter, which environment, and the gate before it.
+
+The gate is a shell that waits until the controller wrote down its pid. A controller that is killed before that closes the
+gate for good, and nothing ran; one killed later finds the process again. Then the gate makes the file `started`, which
+only the first can make: so a sandbox's program runs at most once, whoever starts it how often.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+from controller.backends import BackendError, Refused
+from controller.backends.mock_folder import RESULT, Folder, Record, write_durably, write_for_user
+from controller.backends.mock_processes import MARK, Process, reachable_by_others, read_process
+from controller.model import Run, Sandbox
+
+GATE = """\
+read -r go || exit 1
+set -C
+: >"$1" || exit 1
+cd "$2" || exit 1
+ulimit -c 0
+umask 022
+shift 2
+exec "$@" </dev/null
+"""
+NOFILE = 1024
+SPEC, ENV = "spec.json", "env.json"
+_SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
+_HERE = Path(__file__).resolve().parent
+
+
+def provide_agent(home: Path) -> Path:
+    """A copy of the agent's one file that every sandbox's user can read, wherever this package lies."""
+    installed = _HERE / "agent_program.py"
+    text = (installed if installed.exists() else _HERE.parents[1] / "sandbox-image" / "agent.py").read_bytes()
+    copy = home / f"agent-{sha256(text).hexdigest()[:16]}.py"
+    if not copy.exists():
+        write_durably(copy, text, 0o644)
+    return copy
+
+
+def find_python(user: int | None) -> Path:
+    """Our own interpreter where the sandbox's user can run it, else the system's. Raises Refused."""
+    system = shutil.which("python3", path=_SYSTEM_PATH)
+    for candidate in (Path(sys.executable), *([Path(system)] if system else [])):
+        real = candidate.resolve()
+        if user is None or reachable_by_others(real):
+            return real
+    raise Refused(
+        f"no Python that an unprivileged user can run: {sys.executable} lies in a closed folder; install python3 in /usr/bin", "NoPython"
+    )
+
+
+def launch(folder: Folder, record: Record, sandbox: Sandbox, agent: Path, timeout: int) -> Process:
+    """Start the agent of a sandbox that never ran; its pid is on the disk before it does anything. Raises OSError, BackendError.
+
+    `timeout` is for a `run` that names none, in seconds.
+    """
+    python = find_python(record.user)
+    write_for_user(folder.box / ENV, json.dumps({e.name: e.value for e in sandbox.spec.env if e.name != MARK}), record.user)
+    arguments = ["--workspace", str(folder.workspace), "--env", ENV]
+    arguments += ["--memory", str(record.memory), "--pids", str(record.pids), "--nofile", str(NOFILE)]
+    if record.user is not None:
+        arguments += ["--user", str(record.user), "--group", str(record.user)]
+    if sandbox.spec.run is None:
+        arguments += ["--socket", f"../{folder.socket.name}"]  # an absolute path may be too long for a socket
+    else:
+        write_for_user(folder.box / SPEC, json.dumps(_request(sandbox.spec.run, timeout)), record.user)
+        arguments += ["--run", SPEC, "--result", RESULT]
+    gate = ["/bin/sh", "-c", GATE, "sandbox", str(folder.started), str(folder.box), str(python), "-I", "-S", str(agent), *arguments]
+    go, hold = os.pipe()
+    try:
+        actions = [
+            (os.POSIX_SPAWN_DUP2, go, 0),
+            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 2, str(folder.log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
+        ]
+        environment = _environment(folder, record, python)
+        ignored = (signal.SIGPIPE, signal.SIGXFSZ)  # by our interpreter; a program expects the default
+        pid = os.posix_spawn(gate[0], gate, environment, file_actions=actions, setsid=True, setsigdef=ignored)
+        process = read_process(pid)
+        if process is None:
+            raise BackendError(f"sandbox {record.uid}: its agent vanished while it was started; it is tried again")
+        folder.write_process(process.pid, process.start_ticks)
+        os.write(hold, b"go\n")
+        return process
+    finally:
+        os.close(go)
+        os.close(hold)
+
+
+def _environment(folder: Folder, record: Record, python: Path) -> dict[str, str]:
+    """All that the agent gets to see of the controller's environment: nothing that could be a secret."""
+    return {
+        "PATH": _search_path(python, record.user),
+        "LANG": os.environ.get("LANG", "C.UTF-8"),
+        "HOME": str(folder.workspace),
+        "TMPDIR": str(folder.box / "tmp"),
+        MARK: record.uid,
+    }
+
+
+def _search_path(python: Path, user: int | None) -> str:
+    """Our PATH with the interpreter first, without the folders that the sandbox's user cannot enter."""
+    ours = [Path(entry) for entry in os.environ.get("PATH", _SYSTEM_PATH).split(":") if entry.startswith("/")]
+    return ":".join(str(folder) for folder in dict.fromkeys((python.parent, *ours)) if user is None or reachable_by_others(folder))
+
+
+def _request(run: Run, timeout: int) -> dict[str, object]:
+    """`run` as the agent's specification has it."""
+    what: dict[str, object] = {"kind": "command", "argv": list(run.command)} if run.command else {"kind": run.language, "code": run.code}
+    return what | {"stdin": run.stdin, "deadline": run.timeout_seconds or timeout}

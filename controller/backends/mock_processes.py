@@ -1,0 +1,227 @@
+"""The processes of mock sandboxes: told apart from all others on this machine, frozen, and ended whole.
+
+A process belongs to a sandbox when it descends from its agent (a subreaper, so `setsid` and double forks stay below it), when it
+runs as the sandbox's own user, or when its environment bears the sandbox's mark: the last two still hold after the
+program killed its agent. Signals go through pidfds, so a pid that was used again is never hit.
+"""
+
+import os
+import select
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from controller.backends import BackendError
+
+MARK = "AGENT_PLATFORM_SANDBOX"
+"""Environment variable of every process of a sandbox; its value is the sandbox's uid."""
+FIRST_USER = 0x4000_0000
+"""User ids from here on are nobody's: above the ranges of /etc/login.defs, of systemd and of subordinate ids."""
+_USERS = 1 << 28
+_NOBODY = 65534
+_NEEDED_TO_DROP = (0, 5, 6, 7)  # CAP_CHOWN, CAP_KILL, CAP_SETGID, CAP_SETUID: linux/capability.h
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process as /proc tells it. A pid alone is used again; with its start time it is the same process."""
+
+    pid: int
+    start_ticks: int
+    """Clock ticks from boot to its start: field 22 of proc_pid_stat(5)."""
+    parent: int = field(compare=False)
+    state: str = field(compare=False)
+    """R, S, D, T (stopped), Z (zombie) and so on."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells the processes of one sandbox from all others."""
+
+    uid: str
+    user: int | None
+    """The user id that it runs as; None: as the controller's own user."""
+    pid: int | None
+    """Of its agent."""
+    start_ticks: int | None
+
+    @property
+    def own_user(self) -> bool:
+        """No other sandbox and nobody else runs as this user."""
+        return self.user is not None and self.user >= FIRST_USER
+
+
+def user_for(uid: str) -> int | None:
+    """The user id that a sandbox is to run as: its own where we are root, nobody where ids are scarce, None where we cannot drop.
+
+    A function of the sandbox's uid, so that it need not be stored to be found again.
+    """
+    if os.geteuid() != 0 or not _may_drop():
+        return None
+    own = FIRST_USER + int.from_bytes(sha256(uid.encode()).digest()[:4]) % _USERS
+    return own if _is_mapped(own) else _NOBODY
+
+
+def _may_drop() -> bool:
+    effective = int(_status_field("self", "CapEff"), 16)
+    return all(effective >> capability & 1 for capability in _NEEDED_TO_DROP)
+
+
+def _is_mapped(user: int) -> bool:
+    """Whether our user namespace has this user id."""
+    ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    return any(int(inside) <= user < int(inside) + int(length) for inside, _, length in ranges)
+
+
+def reachable_by_others(path: Path) -> bool:
+    """Whether a user without any rights of its own can go through every folder down to `path`, and into or execute it."""
+    real = path.resolve()
+    return real.exists() and all(folder.stat().st_mode & stat.S_IXOTH for folder in (real, *real.parents))
+
+
+def read_process(pid: int) -> Process | None:
+    """The process with this pid, None where there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text[text.rindex(")") + 2 :].split()  # the name in parentheses may hold anything
+    return Process(pid, start_ticks=int(fields[19]), parent=int(fields[1]), state=fields[0])
+
+
+def agent_process(identity: Identity) -> Process | None:
+    """The living agent of a sandbox; None when it ended, also where its pid is another's by now."""
+    process = None if identity.pid is None else read_process(identity.pid)
+    alive = process is not None and process.start_ticks == identity.start_ticks and process.state not in "ZX"
+    return process if alive else None
+
+
+def members(identity: Identity) -> list[Process]:
+    """Every living process of the sandbox. Zombies are over and hold nothing."""
+    table = {p.pid: p for p in map(read_process, _pids()) if p is not None and p.state not in "ZX"}
+    agent = agent_process(identity)
+    below = _descendants(table, agent.pid) if agent is not None else set()
+    return [p for p in table.values() if p.pid in below or _bears_mark(p.pid, identity)]
+
+
+def _pids() -> Iterator[int]:
+    ours = os.getpid()
+    return (int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) not in (1, ours))
+
+
+def _descendants(table: dict[int, Process], root: int) -> set[int]:
+    children: dict[int, list[int]] = {}
+    for process in table.values():
+        children.setdefault(process.parent, []).append(process.pid)
+    found, todo = {root}, [root]
+    while todo:
+        fresh = [pid for pid in children.get(todo.pop(), ()) if pid not in found]
+        found.update(fresh)
+        todo.extend(fresh)
+    return found
+
+
+def _bears_mark(pid: int, identity: Identity) -> bool:
+    try:
+        if identity.own_user:
+            return int(_status_field(pid, "Uid").split()[0]) == identity.user
+        with open(f"/proc/{pid}/environ", "rb") as environ:
+            return f"{MARK}={identity.uid}".encode() in environ.read(1 << 20).split(b"\0")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):  # gone meanwhile, or another user's
+        return False
+
+
+def _status_field(pid: int | str, name: str) -> str:
+    for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines():
+        if line.startswith(name + ":"):
+            return line.partition(":")[2].strip()
+    raise ProcessLookupError(f"/proc/{pid}/status tells no {name}")
+
+
+def freeze(identity: Identity, seconds: float = 5) -> list[Process]:
+    """Stop every process of the sandbox and return them.
+
+    Looks again until nothing new is found: after a stop signal was sent, a process forks no more, so that ends.
+    Raises BackendError when there still are new ones after `seconds`.
+    """
+    until = time.monotonic() + seconds
+    stopped: set[Process] = set()
+    while True:
+        found = members(identity)
+        fresh = {p for p in found if p.state != "T"} - stopped
+        if not fresh:
+            return found
+        if time.monotonic() > until:
+            raise BackendError(f"sandbox {identity.uid}: its processes multiply faster than they can be stopped; look at pids {_some(found)}")
+        for process in fresh:
+            send(process, signal.SIGSTOP)
+        stopped |= fresh
+
+
+def thaw(identity: Identity) -> None:
+    """Let every process of the sandbox go on."""
+    for process in members(identity):
+        send(process, signal.SIGCONT)
+
+
+def end(identity: Identity, seconds: float = 5) -> None:
+    """Kill every process of the sandbox; returns when all are gone. Raises BackendError when some are left after `seconds`."""
+    until = time.monotonic() + seconds
+    while doomed := freeze(identity, max(0.1, until - time.monotonic())):
+        for process in doomed:
+            send(process, signal.SIGKILL)
+        for process in doomed:
+            if not wait_gone(process, until - time.monotonic()):
+                raise BackendError(f"sandbox {identity.uid}: killed processes do not go away (disk or kernel trouble?): pids {_some(doomed)}")
+
+
+def send(process: Process, number: signal.Signals) -> None:
+    """Signal this very process; one that is gone is fine."""
+    with _pidfd(process) as fd:
+        if fd is not None:
+            try:
+                signal.pidfd_send_signal(fd, number)
+            except ProcessLookupError:
+                pass
+
+
+def wait_gone(process: Process, seconds: float) -> bool:
+    """Wait until this very process ended. False when it lives on after `seconds`."""
+    with _pidfd(process) as fd:
+        if fd is None:
+            return True
+        ending = select.poll()  # select() takes no descriptor from 1024 on
+        ending.register(fd, select.POLLIN)
+        return bool(ending.poll(max(0.0, seconds) * 1000))
+
+
+@contextmanager
+def _pidfd(process: Process) -> Iterator[int | None]:
+    fd = open_pidfd(process)
+    try:
+        yield fd
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+def open_pidfd(process: Process) -> int | None:
+    """A pidfd of this very process, None when it is gone. The caller closes it."""
+    try:
+        fd = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return None
+    now = read_process(process.pid)
+    if now is None or now.start_ticks != process.start_ticks:
+        os.close(fd)
+        return None
+    return fd
+
+
+def _some(processes: list[Process]) -> str:
+    return " ".join(str(p.pid) for p in processes[:10])

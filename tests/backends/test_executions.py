@@ -1,0 +1,293 @@
+"""What every backend promises of executions in a sandbox that is up. `exec` keeps them as far as `docker exec` can."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from controller.backends import Backend, Busy, Conflict, ExecResult, NotFound, NotRunning, OutputChunk, Refused, RunState
+from controller.model import Reason
+from tests.backends.conftest import Place
+from tests.backends.words import bash, execute, living, new_mark, request, sandbox, until
+
+
+async def _true(seen: object) -> bool:
+    return bool(seen)
+
+
+def _needs_agent(place: Place) -> None:
+    if place.kind == "exec":
+        pytest.skip("docker exec cannot do this; docs/backends.md says so")
+
+
+@pytest.mark.parametrize("kind", ["python", "bash", "command"])
+async def test_output_exit_code_and_reason_come_back(backend: Backend, up: str, kind: str) -> None:
+    asked = {
+        "python": request("import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"),
+        "bash": bash("echo out; echo err >&2; exit 3"),
+        "command": request("", "command", command=("sh", "-c", "echo out; echo err >&2; exit 3")),
+    }[kind]
+    ended = await execute(backend, up, asked)
+    assert (ended.stdout, ended.stderr) == (b"out\n", b"err\n")
+    assert (ended.result.id, ended.result.exit_code, ended.result.reason) == (asked.id, 3, Reason.ERROR)
+    assert ended.result.duration_ms >= 0
+
+
+async def test_a_program_that_ends_well_is_completed(backend: Backend, up: str) -> None:
+    ended = await execute(backend, up, request("print(1+1)"))
+    assert (ended.stdout, ended.result.exit_code, ended.result.reason) == (b"2\n", 0, Reason.COMPLETED)
+
+
+async def test_stdin_environment_files_and_folder_arrive(backend: Backend, up: str) -> None:
+    asked = bash(
+        'cat; printf "%s" "$A"; cat ../data/in.bin; basename "$PWD"',
+        stdin=b"typed\0\n",
+        env={"A": "b c\n"},
+        files={"data/in.bin": b"\0\xff\n", "sub/x": b""},
+        cwd="sub",
+    )
+    ended = await execute(backend, up, asked)
+    assert (ended.stdout, ended.stderr) == (b"typed\0\nb c\n\0\xff\nsub\n", b"")
+
+
+async def test_environment_and_files_of_the_sandbox_are_there_in_every_execution(backend: Backend) -> None:
+    wanted = sandbox(env=[{"name": "A", "value": "of the spec"}], files=[{"path": "d/f", "content": "file"}])
+    await backend.start(wanted)
+    code = "import os; print(os.environ['A'], open('d/f').read())"
+    assert (await execute(backend, wanted.uid, request(code))).stdout == b"of the spec file\n"
+    ended = await execute(backend, wanted.uid, request(code, env={"A": "of the execution"}))
+    assert ended.stdout == b"of the execution file\n"
+
+
+async def test_python_state_is_not_kept_unless_asked(place: Place, backend: Backend, up: str) -> None:
+    await execute(backend, up, request("x = 1"))
+    assert (await execute(backend, up, request("print(x)"))).result.exit_code == 1
+    _needs_agent(place)
+    await execute(backend, up, request("x = 41", context="a"))
+    assert (await execute(backend, up, request("print(x + 1)", context="a"))).stdout == b"42\n"
+    assert (await execute(backend, up, request("print(x)", context="b"))).result.exit_code == 1
+
+
+async def test_output_is_streamed_as_it_comes(backend: Backend, up: str) -> None:
+    stream = backend.executions.execute(up, bash("echo first; read -r -t 30 line <fifo || true", files={}, timeout=10))
+    async with asyncio.timeout(8):
+        first = await anext(stream)
+    assert first == OutputChunk("stdout", b"first\n")
+    await _drain(stream)
+
+
+async def _drain(stream: AsyncIterator[OutputChunk | ExecResult]) -> None:
+    async for _ in stream:
+        pass
+
+
+async def test_at_its_deadline_an_execution_and_all_its_processes_end(place: Place, backend: Backend, up: str) -> None:
+    mark, other = new_mark(), new_mark()
+    bystander = asyncio.create_task(execute(backend, up, bash(f"sleep {other} & wait", timeout=20)))
+    await until("the other one sleeps", lambda: _true(living(other)))
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    code = f"trap '' TERM INT HUP; setsid -f sleep {mark}; (sleep {mark} &) ; echo here; sleep {mark}; sleep {mark}"
+    ended = await execute(backend, up, bash(code, timeout=1.0))
+    took = loop.time() - began
+    assert ended.result.reason is Reason.TIMEOUT
+    assert ended.stdout == b"here\n"
+    assert took < (1.3 if place.kind == "mock" else 2.5)
+    assert living(mark) == []
+    assert living(other), "another execution in the same sandbox goes on"
+    bystander.cancel()
+    await asyncio.wait([bystander])
+
+
+async def test_cancelled_is_ended_within_a_second(backend: Backend, up: str) -> None:
+    mark = new_mark()
+    asked = bash(f"setsid -f sleep {mark}; sleep {mark}")
+    running = asyncio.create_task(execute(backend, up, asked))
+    await until("both sleep", lambda: _true(len(living(mark)) >= 2))
+    await backend.executions.cancel(up, asked.id)
+    async with asyncio.timeout(2):
+        ended = await running
+    assert ended.result.reason is Reason.CANCELLED
+    assert living(mark) == []
+    await backend.executions.cancel(up, asked.id)  # done is fine
+
+
+async def test_cancelling_what_never_was_is_not_found(backend: Backend, up: str) -> None:
+    with pytest.raises(NotFound):
+        await backend.executions.cancel(up, "never")
+
+
+async def test_what_an_execution_leaves_running_ends_with_it(place: Place, backend: Backend, up: str) -> None:
+    _needs_agent(place)
+    mark = new_mark()
+    ended = await execute(backend, up, bash(f"setsid -f sleep {mark} >/dev/null 2>&1; echo bye"))
+    assert (ended.stdout, ended.result.exit_code) == (b"bye\n", 0)
+    assert living(mark) == []
+
+
+async def test_the_same_id_runs_once_and_returns_the_first_result(place: Place, backend: Backend, up: str) -> None:
+    _needs_agent(place)
+    asked = bash("echo x >>count; cat count")
+    first = await execute(backend, up, asked)
+    again = await execute(backend, up, asked)
+    assert again.stdout == first.stdout == b"x\n"
+    assert again.result == first.result
+    other_controller = place.open()
+    after_restart = await execute(other_controller, up, asked)
+    assert (after_restart.stdout, after_restart.result) == (first.stdout, first.result)
+    assert (await execute(backend, up, bash("cat count"))).stdout == b"x\n"
+
+
+async def test_the_same_id_attaches_while_the_first_still_runs(place: Place, backend: Backend, up: str) -> None:
+    _needs_agent(place)
+    asked = bash("echo x >>count; echo begun; sleep 1; cat count")
+    first, second = await asyncio.gather(execute(backend, up, asked), execute(backend, up, asked))
+    assert first.stdout == second.stdout == b"begun\nx\n"
+    assert first.result == second.result
+
+
+async def test_an_execution_is_taken_up_again_by_a_new_controller(place: Place, backend: Backend, up: str) -> None:
+    _needs_agent(place)
+    asked = bash("echo begun; sleep 1; echo ended")
+    stream = backend.executions.execute(up, asked)
+    assert await anext(stream) == OutputChunk("stdout", b"begun\n")
+    await backend.close()
+    new = place.open()
+    ended = await execute(new, up, asked)
+    assert ended.stdout == b"begun\nended\n"
+    assert ended.result.reason is Reason.COMPLETED
+
+
+async def test_another_request_under_the_same_id_is_a_conflict(place: Place, backend: Backend, up: str) -> None:
+    _needs_agent(place)
+    await execute(backend, up, request("print(1)", id="key", digest="one"))
+    with pytest.raises(Conflict):
+        await execute(backend, up, request("print(2)", id="key", digest="two"))
+
+
+async def test_more_at_once_than_set_are_busy(place: Place) -> None:
+    backend = place.open(max_executions=2)
+    await backend.start(wanted := sandbox())
+    mark = new_mark()
+    running = [asyncio.create_task(execute(backend, wanted.uid, bash(f"sleep {mark}"))) for _ in range(2)]
+    await until("both run", lambda: _true(len(living(mark)) >= 2))
+    with pytest.raises(Busy):
+        await execute(backend, wanted.uid, bash("true"))
+    for task in running:
+        task.cancel()
+    await asyncio.wait(running)
+
+
+async def test_many_at_once_do_not_mix_their_output(backend: Backend, up: str) -> None:
+    ended = await asyncio.gather(*(execute(backend, up, request(f"print('{n}' * 1000)")) for n in range(10)))
+    assert [e.stdout for e in ended] == [f"{n}".encode() * 1000 + b"\n" for n in range(10)]
+
+
+async def test_output_beyond_the_limit_is_dropped_and_counted(backend: Backend, up: str) -> None:
+    ended = await execute(backend, up, bash("head -c 5000000 /dev/zero; echo end >&2", output_limit=100_000))
+    assert len(ended.stdout) == 100_000
+    assert ended.result.dropped_stdout == 4_900_000
+    assert (ended.stderr, ended.result.dropped_stderr) == (b"end\n", 0)
+    assert ended.result.exit_code == 0
+
+
+async def test_a_killed_program_tells_its_signal(place: Place, backend: Backend, up: str) -> None:
+    ended = await execute(backend, up, bash("kill -SEGV $$"))
+    assert ended.result.exit_code == 139
+    assert ended.result.reason is Reason.ERROR
+    if place.kind != "exec":
+        assert ended.result.signal == 11
+
+
+async def test_memory_beyond_the_limit_ends_the_execution_and_not_the_sandbox(backend: Backend) -> None:
+    wanted = sandbox(resources={"limits": {"memory": "96Mi"}})
+    await backend.start(wanted)
+    ended = await execute(backend, wanted.uid, request("hold = []\nwhile True: hold.append(b'x' * 2**20)"))
+    assert ended.result.reason is Reason.OOM_KILLED
+    assert (await execute(backend, wanted.uid, request("print('alive')"))).stdout == b"alive\n"
+
+
+async def test_peak_memory_and_processor_time_are_told(place: Place, backend: Backend, up: str) -> None:
+    _needs_agent(place)
+    ended = await execute(backend, up, request("hold = b'x' * 50_000_000\nfor i in range(2_000_000): pass"))
+    assert ended.result.peak_memory is not None and 50_000_000 < ended.result.peak_memory < 200_000_000
+    assert ended.result.cpu_seconds is not None and ended.result.cpu_seconds > 0
+
+
+async def test_suspended_or_gone_it_runs_nothing(backend: Backend, up: str) -> None:
+    await backend.suspend(up)
+    with pytest.raises(NotRunning):
+        await execute(backend, up, bash("true"))
+    await backend.resume(up)
+    assert (await execute(backend, up, bash("echo on"))).stdout == b"on\n"
+    await backend.remove(up)
+    with pytest.raises(NotFound):
+        await execute(backend, up, bash("true"))
+
+
+async def test_with_the_sandbox_lost_a_running_execution_is_lost(backend: Backend, up: str) -> None:
+    mark = new_mark()
+    running = asyncio.create_task(execute(backend, up, bash(f"sleep {mark}")))
+    await until("it sleeps", lambda: _true(living(mark)))
+    await backend.kill(up)
+    async with asyncio.timeout(15):
+        ended = await running
+    assert (ended.result.exit_code, ended.result.reason) == (None, Reason.LOST)
+    seen = await backend.observe(up)
+    assert seen is not None and seen.state is RunState.EXITED and not seen.ready
+
+
+async def test_idle_time_counts_from_the_end_of_the_last_execution(backend: Backend, up: str) -> None:
+    mark = new_mark()
+    fresh = await backend.observe(up)
+    assert fresh is not None and fresh.idle_since is not None
+    running = asyncio.create_task(execute(backend, up, bash(f"sleep {mark}", timeout=1)))
+    await until("it sleeps", lambda: _true(living(mark)))
+    busy = await backend.observe(up)
+    assert busy is not None and busy.idle_since is None
+    await running
+    after = await backend.observe(up)
+    assert after is not None and after.idle_since is not None and after.idle_since > fresh.idle_since
+
+
+async def _bytes(*chunks: bytes) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+async def test_files_go_in_and_out_unchanged(backend: Backend, up: str) -> None:
+    content = bytes(range(256)) * 4096
+    await backend.executions.put_file(up, "deep/er/data.bin", _bytes(content[:500_000], content[500_000:]))
+    got = b"".join([chunk async for chunk in backend.executions.get_file(up, "deep/er/data.bin")])
+    assert got == content
+    assert [(f.path, f.size) for f in await backend.executions.list_files(up, "deep/er")] == [("deep/er/data.bin", len(content))]
+    ended = await execute(backend, up, bash("wc -c <deep/er/data.bin; echo more >>deep/er/data.bin"))
+    assert (ended.stdout.strip(), ended.result.exit_code) == (str(len(content)).encode(), 0)
+
+
+async def test_a_file_that_is_not_there_is_not_found(backend: Backend, up: str) -> None:
+    with pytest.raises(NotFound):
+        await _drain_bytes(backend.executions.get_file(up, "no/such"))
+
+
+async def _drain_bytes(chunks: AsyncIterator[bytes]) -> None:
+    async for _ in chunks:
+        pass
+
+
+@pytest.mark.parametrize("path", ["link", "folder/passwd", "../x", "/etc/passwd", "a/../../x", "pipe", ""])
+async def test_no_path_leads_out_of_the_workspace(backend: Backend, up: str, path: str) -> None:
+    await execute(backend, up, bash("ln -s /etc/passwd link; ln -s /etc folder; mkfifo pipe"))
+    with pytest.raises((Refused, NotFound)):
+        async with asyncio.timeout(10):
+            await _drain_bytes(backend.executions.get_file(up, path))
+    if path != "pipe":
+        with pytest.raises(Refused):
+            await backend.executions.put_file(up, path, _bytes(b"x"))
+
+
+async def test_the_sandbox_sees_what_was_observed_of_it(place: Place, backend: Backend, up: str) -> None:
+    seen = await backend.observe(up)
+    assert seen is not None
+    assert seen.state is RunState.RUNNING and seen.ready
+    assert seen.path == ("exec" if place.kind == "exec" else "agent")
