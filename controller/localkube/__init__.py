@@ -1,7 +1,7 @@
-"""A Kubernetes API server inside the process, for development: loopback, no authentication, objects in memory or in a folder.
+"""A Kubernetes API server inside the process, for development: loopback, no authentication, in memory or in a folder.
 
-It serves the given CustomResourceDefinitions with the semantics of the real server, and of the built-in kinds what kubectl and
-controllers need around them. Nothing in it depends on the rest of the controller.
+It serves the given CustomResourceDefinitions with the semantics of the real server, and of the built-in kinds what
+kubectl and controllers need around them. Nothing in it depends on the rest of the controller.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class LocalKube:
     """The server. It runs in a thread of its own, so that a client in the same process may block."""
 
     def __init__(self, crds: Iterable[dict[str, Any]] = (), folder: Path | None = None) -> None:
-        """`crds` are served from the start, whatever was stored. `folder` keeps the objects; None: they are gone at the end.
+        """`crds` are served from the start, whatever was stored. `folder` keeps the objects; None: nothing does.
 
         Raises Failure for a CRD that cannot be served, FolderInUseError if another server holds the folder.
         """
@@ -56,7 +56,7 @@ class LocalKube:
 
     @contextmanager
     def running(self, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
-        """Serves until the block ends; port 0 takes a free one. Listens already when the block begins. One block per server."""
+        """Serves until the block ends, and listens already when it begins. Port 0 takes a free one. Once per server."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.socket(
             family, socket.SOCK_STREAM, socket.IPPROTO_TCP
@@ -117,6 +117,6 @@ class LocalKube:
     def write_kubeconfig(self, path: Path) -> None:
         """With mode 0600, replaced in one step."""
         draft = path.with_name(f".{path.name}.{os.getpid()}")
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            yaml.safe_dump(self.kubeconfig(), file, sort_keys=False)
+        draft.touch(mode=0o600)
+        draft.write_text(yaml.safe_dump(self.kubeconfig(), sort_keys=False))
         draft.replace(path)

@@ -1,4 +1,4 @@
-"""From what a client sends to what is stored: pruned, defaulted, validated, with the metadata that belongs to the server.
+"""From what a client sends to what is stored: pruned, defaulted, validated, with the metadata that the server adds.
 
 Pure, but for new names and uids.
 """
@@ -24,6 +24,10 @@ _SERVER_FIELDS = (
     "deletionGracePeriodSeconds",
     "generation",
     "selfLink",
+)
+_SKIPPED = (
+    "some validation rules were not checked because the object was invalid; "
+    "correct the existing errors to complete validation"
 )
 
 
@@ -84,7 +88,7 @@ def creation(kind: Kind, namespace: str, obj: Object, options: Options, now: dat
     if kind.has_status and kind.custom:
         new.pop("status", None)
     admitted = _shaped(kind, new, options)
-    _validate(kind, admitted.object, None)
+    _validate(kind, admitted, None)
     return _owned(kind, None, admitted, options, now)
 
 
@@ -99,7 +103,7 @@ def update(kind: Kind, old: Object, obj: Object, options: Options, now: datetime
     # These two are the client's to leave out, but not to change.
     metadata |= {name: given[name] for name in ("uid", "creationTimestamp") if given[name]}
     admitted = _shaped(kind, {**new, "metadata": metadata}, options)
-    _validate(kind, admitted.object, old)
+    _validate(kind, admitted, old)
     if kind.custom and not same(_wanted(kind, admitted.object), _wanted(kind, old)):
         admitted.object["metadata"]["generation"] = before.get("generation", 0) + 1
     return _owned(kind, old, admitted, options, now)
@@ -139,11 +143,13 @@ def _shaped(kind: Kind, obj: Object, options: Options) -> Admitted:
         )
     shaped = schema.default(pruned, kind.schema)
     shaped["metadata"] = dict(shaped["metadata"])
-    return Admitted(shaped, complaints if options.field_validation == "Warn" else [])
+    warnings = complaints if options.field_validation == "Warn" else []
+    return Admitted(shaped, [*warnings, *meta.warnings(shaped["metadata"])])
 
 
-def _validate(kind: Kind, obj: Object, old: Object | None) -> None:
+def _validate(kind: Kind, admitted: Admitted, old: Object | None) -> None:
     """Raises Failure 422 with all that is wrong."""
+    obj = admitted.object
     metadata = obj["metadata"]
     causes = list(meta.problems(metadata, is_namespace=kind.plural == "namespaces"))
     if old is not None:
@@ -154,12 +160,13 @@ def _validate(kind: Kind, obj: Object, old: Object | None) -> None:
     causes += schema.validate(obj, kind.schema, "", before)
     if kind.has_rules:
         if any(map(schema.is_blocking, causes)):
-            skipped = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation"
-            causes.append(failures.invalid_value("<nil>", None, skipped))
+            causes.append(failures.invalid_value("<nil>", None, _SKIPPED))
         else:
             causes += schema.check_rules(obj, kind.schema, "", before)
     if causes:
-        raise failures.invalid(kind.group, kind.kind, metadata.get("name", ""), causes)
+        failure = failures.invalid(kind.group, kind.kind, metadata.get("name", ""), causes)
+        failure.warnings = tuple(admitted.warnings)
+        raise failure
 
 
 def _owned(kind: Kind, old: Object | None, admitted: Admitted, options: Options, now: datetime) -> Admitted:

@@ -1,22 +1,33 @@
 """The HTTP face: routes, and the way from a request to an operation and back."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from controller.localkube import bodies, discovery, failures, openapi, requests, reviews, selectors, table, watching
+from controller.localkube import (
+    answers,
+    bodies,
+    discovery,
+    failures,
+    openapi,
+    protobuf,
+    requests,
+    reviews,
+    selectors,
+    table,
+    watching,
+)
 from controller.localkube.admission import Options
 from controller.localkube.failures import Failure
 from controller.localkube.kinds import Kind
+from controller.localkube.loopback import LoopbackOnly
 from controller.localkube.registry import (
     APPLY_PATCH,
     JSON_PATCH,
@@ -25,36 +36,14 @@ from controller.localkube.registry import (
     DeleteOptions,
     Registry,
     Written,
-)  # fmt: skip
+)
 from controller.localkube.requests import Form, Target
 from controller.localkube.selectors import Selector
 from controller.localkube.store import Object
 from controller.localkube.watching import Watch, Watches
 
-LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
-MAX_WARNING_BYTES = 4096
-"""Of all warnings of one answer together, as on kube-apiserver."""
-
-_OBJECT_TYPES = ("application/json", "application/yaml")
+_OBJECT_TYPES = (*requests.ACCEPTED, protobuf.MEDIA_TYPE)
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-
-
-class LoopbackOnly:
-    """Refuses what a web page could send: browsers name their origin, and a rebound DNS name is not a loopback one."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            headers = Headers(scope=scope)
-            host = headers.get("host", "").rsplit("@")[-1]
-            name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-            if name not in LOOPBACK_NAMES or "origin" in headers or "sec-fetch-site" in headers:
-                why = "this development server answers programs on this machine only, under 127.0.0.1 or localhost, and no browsers"
-                await _failed(Failure(403, "Forbidden", why))(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
 
 
 def _utc_now() -> datetime:
@@ -73,36 +62,42 @@ class Api:
         def route(path: str, endpoint: Callable[..., Any], *methods: str) -> Route:
             return Route(path, endpoint, methods=list(methods or ("GET",)))
 
-        return LoopbackOnly(Starlette(
-            routes=[
-                *(route(f"/{name}{rest}", _healthy) for name in ("healthz", "livez", "readyz") for rest in ("", "/{check:path}")),
-                route("/version", self._version),
-                route("/openapi/v2", self._openapi_v2),
-                route("/openapi/v3", self._openapi_v3_index),
-                route("/openapi/v3/api/{version}", self._openapi_v3),
-                route("/openapi/v3/apis/{group}/{version}", self._openapi_v3),
-                route("/api", self._core_versions),
-                route("/apis", self._groups),
-                route("/apis/{group}", self._group),
-                route("/api/{version}", self._resources),
-                route("/apis/{group}/{version}", self._resources),
-                route("/api/{version}/{rest:path}", self._objects, *_METHODS),
-                route("/apis/{group}/{version}/{rest:path}", self._objects, *_METHODS),
-            ],
-            exception_handlers={Failure: _on_failure, 404: _on_nothing, 405: _on_wrong_method},
-        ))  # fmt: skip
+        return LoopbackOnly(
+            Starlette(
+                routes=[
+                    *(
+                        route(f"/{name}{rest}", _healthy)
+                        for name in ("healthz", "livez", "readyz")
+                        for rest in ("", "/{check:path}")
+                    ),
+                    route("/version", self._version),
+                    route("/openapi/v2", self._openapi_v2),
+                    route("/openapi/v3", self._openapi_v3_index),
+                    route("/openapi/v3/api/{version}", self._openapi_v3),
+                    route("/openapi/v3/apis/{group}/{version}", self._openapi_v3),
+                    route("/api", self._core_versions),
+                    route("/apis", self._groups),
+                    route("/apis/{group}", self._group),
+                    route("/api/{version}", self._resources),
+                    route("/apis/{group}/{version}", self._resources),
+                    route("/api/{version}/{rest:path}", self._objects, *_METHODS),
+                    route("/apis/{group}/{version}/{rest:path}", self._objects, *_METHODS),
+                ],
+                exception_handlers={Failure: _on_failure, 404: _on_nothing, 405: _on_wrong_method},
+            )
+        )
 
     # Discovery
 
     async def _version(self, request: Request) -> Response:
-        return _answer(discovery.VERSION)
+        return answers.answer(discovery.VERSION)
 
     async def _core_versions(self, request: Request) -> Response:
-        return self._aggregated(request, [""]) or _answer(discovery.core_versions(request.url.netloc))
+        return self._aggregated(request, [""]) or answers.answer(discovery.core_versions(request.url.netloc))
 
     async def _groups(self, request: Request) -> Response:
         names = [name for name in self._registry.kinds.groups() if name]
-        return self._aggregated(request, names) or _answer(discovery.group_list(self._registry.kinds))
+        return self._aggregated(request, names) or answers.answer(discovery.group_list(self._registry.kinds))
 
     def _aggregated(self, request: Request, groups: list[str]) -> Response | None:
         for wanted in request.headers.get("accept", "").split(","):
@@ -110,27 +105,27 @@ class Api:
             version = parameters.get("v", "")
             if parameters.get("as") == "APIGroupDiscoveryList" and version in ("v2", "v2beta1"):
                 found = discovery.aggregated(self._registry.kinds, groups, version)
-                return _answer(
+                return answers.answer(
                     found, media_type=f"application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
                 )
         return None
 
     async def _group(self, request: Request) -> Response:
-        return _answer_or_nothing(discovery.group(self._registry.kinds, request.path_params["group"]))
+        return answers.answer_or_nothing(discovery.group(self._registry.kinds, request.path_params["group"]))
 
     async def _resources(self, request: Request) -> Response:
         group, version = request.path_params.get("group", ""), request.path_params["version"]
-        return _answer_or_nothing(discovery.resource_list(self._registry.kinds, group, version))
+        return answers.answer_or_nothing(discovery.resource_list(self._registry.kinds, group, version))
 
     async def _openapi_v2(self, request: Request) -> Response:
-        return _answer(openapi.v2(self._registry.kinds))
+        return answers.answer(openapi.v2(self._registry.kinds))
 
     async def _openapi_v3_index(self, request: Request) -> Response:
-        return _answer(openapi.v3_index(self._registry.kinds))
+        return answers.answer(openapi.v3_index(self._registry.kinds))
 
     async def _openapi_v3(self, request: Request) -> Response:
         group, version = request.path_params.get("group", ""), request.path_params["version"]
-        return _answer_or_nothing(openapi.v3(self._registry.kinds, group, version))
+        return answers.answer_or_nothing(openapi.v3(self._registry.kinds, group, version))
 
     # Objects
 
@@ -138,7 +133,7 @@ class Api:
         group, version = request.path_params.get("group", ""), request.path_params["version"]
         target = requests.target(self._registry.kinds, group, version, request.path_params["rest"])
         if target is None:
-            return _nothing()
+            return answers.nothing()
         form = requests.form(request.headers.get("accept", ""))
         match request.method:
             case "GET" if target.name is None or requests.flag(request.query_params, "watch"):
@@ -151,7 +146,7 @@ class Api:
             case "GET":
                 self._require(target, "get")
                 found = self._registry.get(target.kind, target.namespace or "", target.name or "")
-                return _answer(self._shown(request, target.kind, form, found), form)
+                return answers.answer(self._shown(request, target.kind, form, found), form)
             case "POST":
                 return await self._create(request, target, form)
             case "PUT":
@@ -199,10 +194,10 @@ class Api:
             objects = objects[:limit]
         if form.transform == "Table":
             include = query.get("includeObject", "Metadata")
-            return _answer(table.table(objects, kind.columns, metadata, self._now(), include), form)
+            return answers.answer(table.table(objects, kind.columns, metadata, self._now(), include), form)
         if form.transform:
             items = [table.partial(obj) for obj in objects]
-            return _answer(
+            return answers.answer(
                 {
                     "kind": "PartialObjectMetadataList",
                     "apiVersion": "meta.k8s.io/v1",
@@ -211,7 +206,7 @@ class Api:
                 },
                 form,
             )
-        return _answer(
+        return answers.answer(
             {"apiVersion": kind.api_version, "kind": kind.list_kind, "metadata": metadata, "items": objects}, form
         )
 
@@ -247,13 +242,15 @@ class Api:
 
     async def _create(self, request: Request, target: Target, form: Form) -> Response:
         self._require(target, "create")
-        if target.name is not None or target.namespace is None:
+        if target.namespace is None:
+            return answers.nothing()
+        if target.name is not None:
             raise failures.method_not_allowed()
-        _media_type(request, _OBJECT_TYPES)
-        obj, duplicates = bodies.decode_object(await _body(request), target.kind.kind)
+        media_type = _media_type(request, _OBJECT_TYPES)
+        obj, duplicates = bodies.decode_object(await _body(request), media_type, target.kind.kind)
         answered = reviews.answer(target.kind, obj)
         if answered is not None:
-            return _answer(answered, form, code=201)
+            return answers.answer(answered, form, code=201)
         options = replace(_options(request, target, "CreateOptions"), duplicates=duplicates)
         return self._written(
             request, target, form, self._registry.create(target.kind, target.namespace, obj, options, self._now())
@@ -262,8 +259,8 @@ class Api:
     async def _update(self, request: Request, target: Target, form: Form) -> Response:
         namespace, name = _one(target)
         self._require(target, "update")
-        _media_type(request, _OBJECT_TYPES)
-        obj, duplicates = bodies.decode_object(await _body(request), target.kind.kind)
+        media_type = _media_type(request, _OBJECT_TYPES)
+        obj, duplicates = bodies.decode_object(await _body(request), media_type, target.kind.kind)
         options = replace(_options(request, target, "UpdateOptions"), duplicates=duplicates)
         return self._written(
             request, target, form, self._registry.update(target.kind, namespace, name, obj, options, self._now())
@@ -293,15 +290,8 @@ class Api:
 
     def _written(self, request: Request, target: Target, form: Form, written: Written) -> Response:
         shown = self._shown(request, target.kind, form, written.object)
-        response = _answer(shown, form, code=201 if written.created else 200)
-        room = MAX_WARNING_BYTES
-        for warning in dict.fromkeys(written.warnings):
-            text = json.dumps(warning)  # quoted, and in ASCII
-            room -= len(text)
-            if room < 0:
-                break
-            response.headers.append("Warning", f"299 - {text}")
-        return response
+        response = answers.answer(shown, form, code=201 if written.created else 200)
+        return answers.warned(response, written.warnings)
 
     async def _delete(self, request: Request, target: Target, form: Form) -> Response:
         options = _delete_options(request, await _body(request))
@@ -314,13 +304,13 @@ class Api:
                 kind, target.namespace, self._selector(request, target), options, self._now()
             )
             metadata = {"resourceVersion": str(self._registry.store.version)}
-            return _answer(
+            return answers.answer(
                 {"apiVersion": kind.api_version, "kind": kind.list_kind, "metadata": metadata, "items": gone}, form
             )
         self._require(target, "delete")
         namespace, name = _one(target)
         left = self._registry.delete(target.kind, namespace, name, options, self._now())
-        return _answer(left, replace(form, transform=""))
+        return answers.answer(left, replace(form, transform=""))
 
 
 def _options(request: Request, target: Target, kind: str) -> Options:
@@ -377,36 +367,18 @@ async def _body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def _answer(value: Any, form: Form | None = None, code: int = 200, media_type: str = "application/json") -> Response:
-    if form and form.is_yaml:
-        return Response(bodies.encode_yaml(value), code, media_type=form.media_type)
-    return Response(bodies.encode(value), code, media_type=media_type)
-
-
-def _answer_or_nothing(value: Object | None) -> Response:
-    return _nothing() if value is None else _answer(value)
-
-
-def _failed(failure: Failure) -> Response:
-    return _answer(failure.status, code=failure.code)
-
-
-def _nothing() -> Response:
-    return PlainTextResponse("404 page not found\n", 404)
-
-
 async def _healthy(request: Request) -> Response:
     return PlainTextResponse("ok")
 
 
 async def _on_failure(request: Request, error: Exception) -> Response:
     assert isinstance(error, Failure)
-    return _failed(error)
+    return answers.failed(error)
 
 
 async def _on_nothing(request: Request, error: Exception) -> Response:
-    return _nothing()
+    return answers.nothing()
 
 
 async def _on_wrong_method(request: Request, error: Exception) -> Response:
-    return _failed(failures.method_not_allowed())
+    return answers.failed(failures.method_not_allowed())

@@ -1,4 +1,4 @@
-"""What clients send and get: JSON and YAML bodies. Everything in a request's body is hostile until it is decoded here."""
+"""What clients send and get, as JSON and YAML. Everything in a request's body is hostile until it is decoded here."""
 
 import json
 import math
@@ -7,8 +7,9 @@ from typing import Any
 
 import yaml
 
-from controller.localkube import failures
+from controller.localkube import failures, protobuf
 from controller.localkube.schema import child
+from controller.localkube.values import type_name
 
 MAX_BYTES = 3 * 1024 * 1024
 """kube-apiserver's limit for request bodies."""
@@ -20,15 +21,28 @@ MAX_DEPTH = 100
 class _Loader(yaml.SafeLoader):
     """YAML as JSON knows it: no dates, no aliases, which could make a few bytes into gigabytes."""
 
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.repeated: list[str] = []
+
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases are not allowed")
         return super().compose_node(parent, index)
 
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = set()
+        for name, _ in node.value:
+            if name.value in names:
+                self.repeated.append(f'line {name.start_mark.line + 1}: key "{name.value}" already set in map')
+            names.add(name.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 class _Repeated(dict[str, Any]):
@@ -71,14 +85,13 @@ def decode(body: bytes, *, allow_yaml: bool = False) -> tuple[Any, tuple[str, ..
     except UnicodeDecodeError as error:
         raise ValueError("invalid UTF-8") from error
     try:
-        try:
-            value = json.loads(
-                text, object_pairs_hook=_pairs, parse_constant=_no_constant, parse_float=_float, parse_int=_int
-            )
-        except json.JSONDecodeError:
-            if not allow_yaml or text.lstrip().startswith(("{", "[")):
-                raise
-            value = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+        if allow_yaml and not text.lstrip().startswith(("{", "[", '"')):
+            loader = _Loader(text)
+            value, _ = _plain(loader.get_single_data(), "", 0)
+            return value, tuple(loader.repeated)
+        value = json.loads(
+            text, object_pairs_hook=_pairs, parse_constant=_no_constant, parse_float=_float, parse_int=_int
+        )
         return _plain(value, "", 0)
     except json.JSONDecodeError as error:
         at_end = not text[error.pos :].strip()
@@ -118,20 +131,20 @@ def _plain(value: Any, path: str, depth: int) -> tuple[Any, tuple[str, ...]]:
     raise ValueError(f"a {type(value).__name__} is not JSON")
 
 
-def decode_object(body: bytes, kind: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """An object of the API. Raises Failure 400."""
+def decode_object(body: bytes, media_type: str, kind: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """An object of the API, which should be of the kind, and the repeated fields. Raises Failure 400."""
     start = f"the object provided is unrecognized (must be of type {kind}): "
     try:
         if not body.strip():
             raise ValueError("unexpected end of JSON input")
+        if media_type == protobuf.MEDIA_TYPE:
+            return protobuf.decode(body), ()
         value, repeated = decode(body, allow_yaml=True)
+        if not isinstance(value, dict):
+            raise ValueError(f"json: cannot unmarshal {type_name(value)} into an object")
     except ValueError as error:
         shown = body[:30].decode(errors="replace") + (" ..." if len(body) > 30 else "") if body else "<empty>"
         raise failures.bad_request(f"{start}couldn't get version/kind; json parse error: {error} ({shown})") from error
-    if not isinstance(value, dict):
-        raise failures.bad_request(
-            f"{start}couldn't get version/kind; json parse error: json: cannot unmarshal into an object"
-        )
     if not value.get("kind"):
         raise failures.bad_request(f"{start}Object 'Kind' is missing in '{body[:256].decode(errors='replace')}'")
     return value, repeated

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import cel
@@ -22,7 +23,29 @@ ABSENT: Any = object()
 # https://kubernetes.io/docs/reference/using-api/cel/#escaping
 _SYMBOLS = {"__": "__underscores__", ".": "__dot__", "-": "__dash__", "/": "__slash__"}
 _KEYWORDS = frozenset(
-    ["true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package", "namespace", "return", "var", "void", "while"]
+    [
+        "true",
+        "false",
+        "null",
+        "in",
+        "as",
+        "break",
+        "const",
+        "continue",
+        "else",
+        "for",
+        "function",
+        "if",
+        "import",
+        "let",
+        "loop",
+        "package",
+        "namespace",
+        "return",
+        "var",
+        "void",
+        "while",
+    ]
 )
 
 
@@ -190,5 +213,5 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "find": _find,
     "findAll": lambda text, pattern: [found[0] for found in re.finditer(pattern, text)],
     "format": _format,
-    "isSorted": lambda items: all(one <= other for one, other in zip(items, items[1:], strict=False)),
+    "isSorted": lambda items: all(one <= other for one, other in pairwise(items)),
 }

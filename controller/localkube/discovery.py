@@ -6,9 +6,16 @@ from controller.localkube.kinds import Kind, Kinds
 from controller.localkube.store import Object
 
 VERSION = {
-    "major": "1", "minor": "32", "gitVersion": "v1.32.0+localkube", "gitCommit": "", "gitTreeState": "", "buildDate": "",
-    "goVersion": "", "compiler": "", "platform": "",
-}  # fmt: skip
+    "major": "1",
+    "minor": "32",
+    "gitVersion": "v1.32.0+localkube",
+    "gitCommit": "",
+    "gitTreeState": "",
+    "buildDate": "",
+    "goVersion": "",
+    "compiler": "",
+    "platform": "",
+}
 """The Kubernetes whose behaviour this server has; clients choose their own by it."""
 
 STATUS_VERBS = ("get", "patch", "update")
@@ -91,9 +98,12 @@ def aggregated(kinds: Kinds, names: Iterable[str], version: str) -> Object:
 def _aggregated_resource(kind: Kind) -> Object:
     response_kind = {"group": kind.group, "version": kind.version, "kind": kind.kind}
     resource: Object = {
-        "resource": kind.plural, "responseKind": response_kind, "scope": "Namespaced" if kind.namespaced else "Cluster",
-        "singularResource": kind.singular, "verbs": list(kind.verbs),
-    }  # fmt: skip
+        "resource": kind.plural,
+        "responseKind": response_kind,
+        "scope": "Namespaced" if kind.namespaced else "Cluster",
+        "singularResource": kind.singular,
+        "verbs": list(kind.verbs),
+    }
     if kind.short_names:
         resource["shortNames"] = list(kind.short_names)
     if kind.categories:

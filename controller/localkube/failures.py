@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Cause:
-    """One field that is wrong: where, in which way (a Kubernetes cause type such as `FieldValueInvalid`), and the text."""
+    """One field that is wrong: where, in which way (a cause type such as `FieldValueInvalid`), and the text."""
 
     field: str
     reason: str
@@ -30,6 +30,8 @@ class Failure(Exception):
         self.code = code
         self.reason = reason
         self.details = details
+        self.warnings: tuple[str, ...] = ()
+        """For the client to show beside the refusal."""
 
     @property
     def status(self) -> dict[str, Any]:
@@ -39,8 +41,9 @@ class Failure(Exception):
             "metadata": {},
             "status": "Failure",
             "message": str(self),
-            "reason": self.reason,
         }
+        if self.reason:
+            status["reason"] = self.reason
         if self.details is not None:
             status["details"] = self.details
         return {**status, "code": self.code}

@@ -1,8 +1,8 @@
 """Sets of fields, as `metadata.managedFields` records them (FieldsV1), and how objects differ in them.
 
-A path is a tuple of FieldsV1 elements: `f:name` for a field, `k:{"key":"x"}` for an item of a keyed list, `v:"x"` for one of a set.
-Granular maps and lists have paths below them; scalars and atomic values are leaves. The rules are those of
-sigs.k8s.io/structured-merge-diff.
+A path is a tuple of FieldsV1 elements: `f:name` for a field, `k:{"key":"x"}` for an item of a keyed list, `v:"x"` for
+one of a set. Granular maps and lists have paths below them; scalars and atomic values are leaves. The rules are those
+of sigs.k8s.io/structured-merge-diff.
 """
 
 import json

@@ -34,7 +34,8 @@ class SqliteJournal:
             ) from error
         self._db.execute("CREATE TABLE IF NOT EXISTS version (number INTEGER NOT NULL)")
         self._db.execute(
-            'CREATE TABLE IF NOT EXISTS objects ("group" TEXT, plural TEXT, namespace TEXT, name TEXT, json TEXT NOT NULL,'
+            "CREATE TABLE IF NOT EXISTS objects ("
+            '"group" TEXT, plural TEXT, namespace TEXT, name TEXT, json TEXT NOT NULL,'
             ' PRIMARY KEY ("group", plural, namespace, name)) WITHOUT ROWID'
         )
         self._db.execute("COMMIT")

@@ -116,13 +116,20 @@ def _columns(version: Object) -> tuple[Column, ...]:
     columns = version.get("additionalPrinterColumns")
     if columns is None:
         return (NAME, AGE)
-    return (NAME, *(
-        path_column(
-            column["name"], column["jsonPath"], column["type"], column.get("format", ""), column.get("description", ""),
-            column.get("priority", 0),
-        )
-        for column in columns
-    ))  # fmt: skip
+    return (
+        NAME,
+        *(
+            path_column(
+                column["name"],
+                column["jsonPath"],
+                column["type"],
+                column.get("format", ""),
+                column.get("description", ""),
+                column.get("priority", 0),
+            )
+            for column in columns
+        ),
+    )
 
 
 def _checked(schema: Schema) -> Schema:

@@ -1,4 +1,4 @@
-"""OpenAPI documents, from which kubectl explains kinds and learns what patches and field validation the server knows."""
+"""OpenAPI documents: kubectl explains kinds from them, and learns that the server validates fields itself."""
 
 import hashlib
 import json

@@ -14,12 +14,25 @@ from controller.localkube.store import Object
 from controller.localkube.values import clone
 
 _UNOWNED = {
-    ("f:apiVersion",), ("f:kind",), ("f:metadata",),
-    *(("f:metadata", f"f:{name}") for name in (
-        "name", "namespace", "creationTimestamp", "selfLink", "uid", "generation", "managedFields", "resourceVersion",
-        "deletionTimestamp", "deletionGracePeriodSeconds",
-    )),
-}  # fmt: skip
+    ("f:apiVersion",),
+    ("f:kind",),
+    ("f:metadata",),
+    *(
+        ("f:metadata", f"f:{name}")
+        for name in (
+            "name",
+            "namespace",
+            "creationTimestamp",
+            "selfLink",
+            "uid",
+            "generation",
+            "managedFields",
+            "resourceVersion",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+        )
+    ),
+}
 """What belongs to the server."""
 
 
@@ -69,9 +82,13 @@ def managed_fields(all_owned: Iterable[Owned]) -> list[Object]:
         if not owned.paths and writer.operation == "Update":
             continue
         entry = {
-            "apiVersion": writer.api_version, "fieldsType": "FieldsV1", "fieldsV1": encode(set(owned.paths)),
-            "manager": writer.manager, "operation": writer.operation, "time": owned.time,
-        }  # fmt: skip
+            "apiVersion": writer.api_version,
+            "fieldsType": "FieldsV1",
+            "fieldsV1": encode(set(owned.paths)),
+            "manager": writer.manager,
+            "operation": writer.operation,
+            "time": owned.time,
+        }
         entries.append({**entry, "subresource": writer.subresource} if writer.subresource else entry)
     return entries
 
@@ -97,7 +114,10 @@ def _transferred(
 
 
 def apply(live: Object | None, config: Object, schema: Schema, writer: Writer, now: str, *, force: bool) -> Object:
-    """The live object with the configuration applied, its managedFields included. Raises Failure 409 for conflicts without `force`."""
+    """The live object with the configuration applied, managedFields included.
+
+    Raises Failure 409 for conflicts with other writers, unless `force` takes their fields over.
+    """
     base: Object = live if live is not None else {"metadata": {}}
     wanted = paths_of(config, schema) - _UNOWNED
     before = owners(live)

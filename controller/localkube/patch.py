@@ -15,7 +15,7 @@ MAX_OPERATIONS = 10_000
 
 
 def json_patch(obj: Object, operations: Any) -> Object:
-    """RFC 6902. Raises Failure 400 for a malformed patch, 413 for too many operations, 422 for one that does not fit the object."""
+    """RFC 6902. Raises Failure 400 for a malformed patch, 413 for too long a one, 422 if it does not fit the object."""
     if not isinstance(operations, list):
         raise failures.bad_request(
             "error decoding patch: json: cannot unmarshal object into Go value of type jsonpatch.Patch"
@@ -49,8 +49,9 @@ def merge_patch(value: Any, patch: Any) -> Any:
 
 
 def strategic_merge(value: Any, patch: Any, schema: Schema) -> Any:
-    """Merge patch that merges lists which have keys, and knows `$patch`, `$deleteFromPrimitiveList`, `$setElementOrder`, `$retainKeys`.
+    """Merge patch that merges lists which have keys.
 
+    Directives: `$patch`, `$deleteFromPrimitiveList`, `$setElementOrder`, `$retainKeys`.
     https://github.com/kubernetes/community/blob/master/contributors/devel/sig-api-machinery/strategic-merge-patch.md
     """
     if not isinstance(patch, dict):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from controller.localkube import admission, core, crds, failures, kinds, meta, ownership, patch, schema
+from controller.localkube import admission, core, crds, events, failures, kinds, meta, ownership, patch, schema
 from controller.localkube.admission import Options
 from controller.localkube.formats import date_time
 from controller.localkube.kinds import Kind, Kinds
@@ -52,7 +52,7 @@ class Registry:
                 self.create(namespaces, "", namespace, self._system, now)
 
     def install(self, crd: Object, now: datetime) -> None:
-        """Creates the CustomResourceDefinition, or brings it up to date. Raises Failure 422 for one that cannot be served."""
+        """Creates the CustomResourceDefinition, or brings it up to date. Raises Failure 422 if it cannot be served."""
         kind = self.kinds.of(crds.RESOURCE)
         old = self.store.get(kind.resource, ("", crd["metadata"]["name"]))
         if old is None:
@@ -63,11 +63,11 @@ class Registry:
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object:
         """Raises Failure 404."""
-        return core.from_storage(kind, self._stored(kind, namespace, name))
+        return events.from_storage(kind, self._stored(kind, namespace, name))
 
     def select(self, kind: Kind, namespace: str | None, selects: Selector, version: int | None = None) -> list[Object]:
         """Of all namespaces if None. Raises Failure 410 for a version that is too old."""
-        shown = (core.from_storage(kind, obj) for obj in self.store.objects(kind.resource, namespace, version))
+        shown = (events.from_storage(kind, obj) for obj in self.store.objects(kind.resource, namespace, version))
         return [obj for obj in shown if selects(obj)]
 
     def _stored(self, kind: Kind, namespace: str, name: str) -> Object:
@@ -82,7 +82,7 @@ class Registry:
         if kind.namespaced:
             self._check_namespace(kind, namespace, obj)
         admitted = admission.creation(kind, namespace, self._completed(kind, obj, now), options, now)
-        new = core.to_storage(kind, admitted.object)
+        new = events.to_storage(kind, admitted.object)
         name = new["metadata"]["name"]
         existing = self.store.get(kind.resource, (namespace, name))
         if existing:
@@ -94,7 +94,7 @@ class Registry:
             new = self.store.put(kind.resource, new)
             if kind.plural == "events":
                 self._forget_old_events(now)
-        return Written(core.from_storage(kind, new), created=True, warnings=admitted.warnings)
+        return Written(events.from_storage(kind, new), created=True, warnings=admitted.warnings)
 
     def _completed(self, kind: Kind, obj: Object, now: datetime) -> Object:
         """With what the server itself puts into a kind's objects."""
@@ -152,7 +152,7 @@ class Registry:
         if media_type == APPLY_PATCH:
             return self._apply(kind, namespace, name, body, options, now)
         old = self._stored(kind, namespace, name)
-        shown = core.from_storage(kind, old)
+        shown = events.from_storage(kind, old)
         if media_type == JSON_PATCH:
             patched = patch.json_patch(shown, body)
         elif media_type == STRATEGIC_PATCH:
@@ -183,7 +183,7 @@ class Registry:
         _check_name({"name": name, **metadata}, name)
         _, unknown = schema.prune(config, kind.schema)
         if unknown:
-            what = f"({namespace}/{name}; {kind.api_version}, Kind={kind.kind})"
+            what = f"(/{name}; {kind.api_version}, Kind={kind.kind})"
             raise failures.Failure(
                 500, "", f"failed to create typed patch object {what}: .{unknown[0]}: field not declared in schema"
             )
@@ -198,7 +198,7 @@ class Registry:
             config = {field: config[field] for field in ("apiVersion", "kind", "status") if field in config}
         elif kind.has_status:
             config = {field: value for field, value in config.items() if field != "status"}
-        shown = None if old is None else core.from_storage(kind, old)
+        shown = None if old is None else events.from_storage(kind, old)
         if (
             old is not None
             and metadata.get("resourceVersion", old["metadata"]["resourceVersion"])
@@ -220,9 +220,9 @@ class Registry:
             raise failures.modified(kind.group, kind.plural, old_meta["name"])
         if kind.plural in ("secrets", *crds.RESOURCE[1:]):
             obj = self._completed(kind, obj, now) if not options.subresource else obj
-        before = core.from_storage(kind, old)
+        before = events.from_storage(kind, old)
         admitted = admission.update(kind, before, obj, options, now)
-        new = core.to_storage(kind, admitted.object)
+        new = events.to_storage(kind, admitted.object)
         if same(new, old):
             return Written(before, warnings=admitted.warnings)
         if kind.resource == crds.RESOURCE:
@@ -238,7 +238,7 @@ class Registry:
             self._remove(kind, new, now)
         else:
             new = self.store.put(kind.resource, new)
-        return Written(core.from_storage(kind, new), warnings=admitted.warnings)
+        return Written(events.from_storage(kind, new), warnings=admitted.warnings)
 
     def delete(self, kind: Kind, namespace: str, name: str, options: DeleteOptions, now: datetime) -> Object:
         """Asks for an object's deletion: a success Status when it is gone, the object while finalizers hold it.
@@ -253,19 +253,19 @@ class Registry:
                 kind.group, kind.kind, name, f"{why} The object might have been deleted and then recreated"
             )
         if options.resource_version and options.resource_version != metadata["resourceVersion"]:
-            why = f"the ResourceVersion in the precondition ({options.resource_version}) does not match the ResourceVersion in record"
-            why = f"{why} ({metadata['resourceVersion']}). The object might have been modified"
+            why = f"the ResourceVersion in the precondition ({options.resource_version}) does not match the "
+            why += f"ResourceVersion in record ({metadata['resourceVersion']}). The object might have been modified"
             raise failures.conflict(kind.group, kind.kind, name, why)
         if kind.plural == "namespaces":
             return self._delete_namespace(kind, old, options, now)
         if metadata.get("finalizers"):
             if "deletionTimestamp" in metadata:
-                return core.from_storage(kind, old)
+                return events.from_storage(kind, old)
             marked = {**metadata, "deletionTimestamp": meta.now_text(now), "deletionGracePeriodSeconds": 0}
             if "generation" in metadata:
                 marked["generation"] = metadata["generation"] + 1
             new = {**old, "metadata": marked}
-            return core.from_storage(kind, new if options.dry_run else self.store.put(kind.resource, new))
+            return events.from_storage(kind, new if options.dry_run else self.store.put(kind.resource, new))
         if not options.dry_run:
             if kind.resource == crds.RESOURCE:
                 self._delete_custom_objects(old, now)
@@ -352,7 +352,7 @@ class Registry:
         if now - self._events_swept < timedelta(minutes=1):
             return
         self._events_swept = now
-        oldest = now - timedelta(seconds=core.EVENT_LIFETIME_SECONDS)
+        oldest = now - timedelta(seconds=events.LIFETIME_SECONDS)
         for event in self.store.objects(("", "events")):
             if date_time(event["metadata"]["creationTimestamp"]) < oldest:
                 self.store.remove(("", "events"), event)

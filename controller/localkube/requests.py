@@ -21,7 +21,7 @@ class Target:
 
 
 def target(kinds: Kinds, group: str, version: str, rest: str) -> Target | None:
-    """`rest` is the path below the group and version. None if nothing is there."""
+    """`rest` is the path below group and version. None: nothing is there. Raises Failure 404 for other subresources."""
     parts = [part for part in rest.split("/") if part]
     if len(parts) >= 3 and parts[0] == "namespaces":
         kind = kinds.find(group, version, parts[2])
@@ -33,14 +33,14 @@ def target(kinds: Kinds, group: str, version: str, rest: str) -> Target | None:
     if not kind.namespaced:
         return _target(kind, "", parts[1:])
     # Across namespaces, objects can only be listed.
-    return _target(kind, None, ()) if len(parts) == 1 else None
+    return _target(kind, None, []) if len(parts) == 1 else None
 
 
-def _target(kind: Kind, namespace: str | None, rest: "list[str] | tuple[()]") -> Target | None:
-    if len(rest) > 2 or (len(rest) == 2 and not (rest[1] == "status" and kind.has_status)):
-        return None
-    name, subresource = [*rest, None, None][:2]
-    return Target(kind, namespace, name, subresource or "")
+def _target(kind: Kind, namespace: str | None, rest: list[str]) -> Target:
+    name, *below = rest or [""]
+    if below and not (below == ["status"] and kind.has_status):
+        raise failures.not_found(kind.group, kind.plural, name)
+    return Target(kind, namespace, name or None, below[0] if below else "")
 
 
 @dataclass(frozen=True)

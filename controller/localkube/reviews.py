@@ -1,4 +1,4 @@
-"""Requests that are answered at once and not stored: who is asking, and is it allowed? Here everything is, and nobody has a token."""
+"""Requests that are answered and not stored: who is asking, and may they? Here everyone may, and nobody has a token."""
 
 from collections.abc import Callable
 

@@ -103,9 +103,9 @@ def _cell(value: Any, type: str, now: datetime) -> Any:
 
 
 _NAME_DESCRIPTION = (
-    "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request"
-    " the generation of an appropriate name automatically. Name is primarily intended for creation idempotence and configuration"
-    " definition. Cannot be updated. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names"
+    "Name must be unique within a namespace. Is required when creating resources, although some resources may allow"
+    " a client to request the generation of an appropriate name automatically. Name is primarily intended for creation"
+    " idempotence and configuration definition. Cannot be updated. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names"
 )
 NAME = Column("Name", lambda obj, now: obj["metadata"]["name"], format="name", description=_NAME_DESCRIPTION)
 AGE = Column("Age", lambda obj, now: age_of(obj["metadata"].get("creationTimestamp"), now), "date")

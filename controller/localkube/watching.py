@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from controller.localkube import bodies, core, failures
+from controller.localkube import bodies, events, failures
 from controller.localkube.kinds import Kind
 from controller.localkube.selectors import Selector
 from controller.localkube.store import Change, Object, Store
@@ -53,7 +53,7 @@ class Watches:
             wake.set()
 
     async def stream(self, watch: Watch) -> AsyncIterator[bytes]:
-        """JSON lines. The stream keeps no queue: it follows the store's log, and one that falls too far behind ends with a 410."""
+        """JSON lines. No queue: a stream follows the store's log, and ends with a 410 if it falls too far behind."""
         store, clock = self._store, asyncio.get_running_loop().time
         # Before the first await, so that no change falls between the list and the log.
         cursor = store.version if watch.version is None or watch.initial_events else watch.version
@@ -94,7 +94,7 @@ class Watches:
 
     def _objects(self, watch: Watch) -> list[Object]:
         shown = (
-            core.from_storage(watch.kind, obj) for obj in self._store.objects(watch.kind.resource, watch.namespace)
+            events.from_storage(watch.kind, obj) for obj in self._store.objects(watch.kind.resource, watch.namespace)
         )
         return [obj for obj in shown if watch.selects(obj)]
 
@@ -110,8 +110,8 @@ async def _woken(wake: asyncio.Event, seconds: float) -> None:
 def _event(watch: Watch, change: Change) -> bytes | None:
     if change.resource != watch.kind.resource or watch.namespace not in (None, change.key[0]):
         return None
-    new = core.from_storage(watch.kind, change.object)
-    old = core.from_storage(watch.kind, change.previous) if change.previous else None
+    new = events.from_storage(watch.kind, change.object)
+    old = events.from_storage(watch.kind, change.previous) if change.previous else None
     before = old is not None and watch.selects(old)
     after = change.type != "DELETED" and watch.selects(new)
     if after:
