@@ -24,7 +24,7 @@ HEAD = """\
   HTTP API.
 - `run` and `backend` cannot change. A change of `resources`, `lifetime` or `operatingMode` takes effect while it lives;
   any other is refused by name in the condition SpecApplied.
-- Unknown fields are errors to `kubectl apply`, and dropped where validation is off. No field makes a sandbox privileged.
+- Unknown fields are errors to `kubectl apply`, and dropped where validation is off. None makes it privileged.
 """
 
 
