@@ -124,20 +124,10 @@ async def serving(app: ASGIApp, settings: ApiSettings) -> AsyncIterator[str]:
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        # asyncio turns Nagle's algorithm off only where the protocol is named; with it, answers take 40 ms.
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-        family, kind, protocol, _, address = found[0]
-        listener = socket.socket(family, kind, protocol)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(CONNECTIONS)
-        except OSError:
-            listener.close()
-            raise
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=CONNECTIONS)
     except OSError as error:
         raise ServeError(f"cannot listen on {host}:{port}: {error.strerror}; set API__HOST and API__PORT") from error
-    return listener
 
 
 def demand_safe_host(host: str, *, open_to_loopback: bool) -> None:
