@@ -14,8 +14,8 @@ HEAD = """\
 
 {description}
 
-`kubectl explain sandbox.spec` says the same. Ready manifests are in [`examples/`](../examples). The CRD needs Kubernetes
-1.29 or newer, whose CEL knows quantities.
+`kubectl explain sandbox.spec` says the same. Manifests to try are in [`examples/`](../examples). The CRD needs
+Kubernetes 1.29 or newer, whose CEL knows quantities.
 
 ## spec
 
