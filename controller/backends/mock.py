@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from controller.backends import BackendError, Health, Limits, NotFound, NotRunning, Observation, OutputChunk, Refused, RunState, Unavailable
-from controller.backends.agent_executions import AgentExecutions, Stream, StreamPair
+from controller.backends.agent import Stream, StreamPair
+from controller.backends.agent_executions import AgentExecutions
 from controller.backends.container import Defaults, fixed_parts, wanted_limits
 from controller.backends.mock_folder import NEW, OLD, Folder, Record, delete_tree, discard, make_folder
 from controller.backends.mock_launch import launch, provide_agent

@@ -109,12 +109,13 @@ class Folder:
             fd = os.open(self.box / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:  # not there, a link, a socket: whatever it is, the agent did not write it
             return b""
-        with os.fdopen(fd, "rb", buffering=0) as file:
+        try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
                 return b""
-            file.seek(offset)
-            return file.read(limit) or b""
+            return os.pread(fd, limit, offset)
+        finally:
+            os.close(fd)
 
     def _read_json(self, name: str) -> dict[str, Any] | None:
         try:
