@@ -22,6 +22,7 @@ Its address is --api or SANDBOX_API. The exit code is the program's own; 125 whe
 CONTROLLER: Table = {
     "run": "controller.cli.run:run",
     "sandbox": (SANDBOX_HELP, SANDBOX),
+    "sbx": (SANDBOX_HELP, SANDBOX),
 }
 CONTROLLER_HELP = "Run untrusted code in hardened sandboxes described as Kubernetes objects."
 

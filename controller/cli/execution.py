@@ -5,10 +5,11 @@ import codecs
 import json
 import os
 import select
+import signal
 import stat
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import aclosing, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +26,8 @@ TIMED_OUT = 124
 """As timeout(1) of coreutils has it."""
 INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
+TERMINATED = 143
+"""128 + SIGTERM."""
 CANCEL_SECONDS = 5.0
 """For the sandbox to end an interrupted program."""
 STDIN_LIMIT = 12 * 2**20
@@ -133,6 +136,21 @@ def _mode(stream: IO[str]) -> int:
         return os.fstat(stream.fileno()).st_mode
     except (OSError, ValueError):  # closed, or no file at all
         return 0
+
+
+def exit_code(main: Coroutine[Any, Any, int]) -> int:
+    """Run it to its end; Ctrl-C and SIGTERM cancel it first."""
+
+    async def cancelled_by_sigterm() -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await main
+
+    try:
+        return asyncio.run(cancelled_by_sigterm())
+    except asyncio.CancelledError:
+        return TERMINATED
 
 
 async def execute(client: "ApiClient", sandbox_id: str, body: dict[str, Any], output: Format, raw: bool) -> int:

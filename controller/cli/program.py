@@ -59,7 +59,8 @@ def program(help_text: str, table: Table, root: bool = True) -> TyperGroup:
 
 def _command(name: str, entry: Any) -> Any:
     if not isinstance(entry, str):
-        group = program(*entry, root=False)
+        help_text, table = entry
+        group = program(help_text, table, root=False)
         group.name = name
         return group
     module, function = entry.split(":")

@@ -1,7 +1,5 @@
 """`kubectl sandbox exec`."""
 
-import asyncio
-
 import typer
 
 from controller.cli import connection as to
@@ -38,4 +36,4 @@ def exec_(
         async with connection.client() as client:
             return await how.execute(client, await connection.find(client, name), body, output, raw)
 
-    raise typer.Exit(asyncio.run(run()))
+    raise typer.Exit(how.exit_code(run()))

@@ -1,6 +1,5 @@
 """`kubectl sandbox run`."""
 
-import asyncio
 import secrets
 from typing import Annotated, Any
 
@@ -64,4 +63,4 @@ def run(
             finally:
                 await client.delete(sandbox["id"], wait=0)
 
-    raise typer.Exit(asyncio.run(created_run_deleted()))
+    raise typer.Exit(how.exit_code(created_run_deleted()))

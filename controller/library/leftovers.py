@@ -43,9 +43,9 @@ def new_instance() -> str:
     return f"{PREFIX}{os.getpid()}-{uuid.uuid4().hex[:16]}"
 
 
-def default_folder() -> Path:
-    """Where marks are kept unless SANDBOX__STATE_FOLDER says otherwise: this user's own below the temporary folder."""
-    return Path(tempfile.gettempdir()) / f"sandbox-library-{os.geteuid()}"
+def folder_in(state_folder: Path | None) -> Path:
+    """Where marks are kept: below SANDBOX__STATE_FOLDER, else in this user's own below the temporary folder."""
+    return (state_folder or Path(tempfile.gettempdir())) / f"sandbox-library-{os.geteuid()}"
 
 
 def take(folder: Path, instance: str, place: str) -> Mark:

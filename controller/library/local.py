@@ -135,7 +135,7 @@ class LocalPlace:
         if not sandbox.enabled:
             raise Refused("sandboxes are switched off: SANDBOX__ENABLED is false", "Disabled")
         chosen = await detect(self._settings)
-        folder = sandbox.state_folder or leftovers.default_folder()
+        folder = leftovers.folder_in(sandbox.state_folder)
         where = f"{chosen.name} {os.environ.get('DOCKER_HOST', '')}"
         self._mark = leftovers.take(folder, sandbox.instance, where)
         for mark in leftovers.dead(folder, where):

@@ -100,7 +100,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except ApiError as error:
-        raise ERRORS.get(error.kind, backends.Refused)(str(error)) from error
+        raise ERRORS.get(error.kind, backends.Refused)(str(error)) from None
 
 
 def _body(program: Program) -> dict[str, Any]:

@@ -1,0 +1,56 @@
+"""The asynchronous face, of which the blocking one is made."""
+
+import asyncio
+import uuid
+from collections.abc import Callable
+
+import pytest
+
+from controller import AsyncSandboxManager, Output, Result
+from controller.backends import BackendError
+
+
+async def test_a_sandbox_is_awaited_or_used_in_a_block(open_manager: Callable[..., AsyncSandboxManager]) -> None:
+    async with open_manager(AsyncSandboxManager) as manager:
+        sandbox = await manager.create()
+        assert (await sandbox.execute("print(1)")).stdout == "1\n"
+        await sandbox.remove()
+        async with manager.create() as other:
+            assert (await other.run(["echo", "2"])).stdout == "2\n"
+        with pytest.raises(BackendError):
+            await other.execute("print(3)")
+
+
+async def test_executions_of_one_sandbox_run_side_by_side(open_manager: Callable[..., AsyncSandboxManager]) -> None:
+    meeting = "open('{0}', 'w')\nimport os\nwhile not os.path.exists('{1}'): pass\nprint('met')"
+    async with open_manager(AsyncSandboxManager) as manager, manager.create() as sandbox:
+        both = await asyncio.gather(
+            sandbox.execute(meeting.format("a", "b")), sandbox.execute(meeting.format("b", "a"))
+        )
+        assert [each.stdout for each in both] == ["met\n", "met\n"]
+
+
+async def test_a_stream_ends_with_its_result(open_manager: Callable[..., AsyncSandboxManager]) -> None:
+    async with open_manager(AsyncSandboxManager) as manager, manager.create() as sandbox:
+        items = [item async for item in sandbox.stream("import sys; sys.stderr.write('x'); sys.exit(3)")]
+    assert items[:-1] == [Output("stderr", b"x")]
+    assert isinstance(items[-1], Result) and items[-1].exit_code == 3
+
+
+async def test_cancelling_the_task_ends_the_program(open_manager: Callable[..., AsyncSandboxManager]) -> None:
+    marker = f"{uuid.uuid4().int % 10**9}.25"
+    count = f"cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c 'sleep {marker}'"
+    async with open_manager(AsyncSandboxManager) as manager, manager.create() as sandbox:
+
+        async def running() -> int:
+            return int((await sandbox.execute(count, "bash")).stdout)
+
+        task = asyncio.create_task(sandbox.run(["sleep", marker]))
+        async with asyncio.timeout(10):
+            while not await running():
+                pass
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            while await running():
+                pass
