@@ -53,9 +53,12 @@ def _base64(text: str) -> str:
 
 
 Argument = Annotated[str, AfterValidator(without_nul), AfterValidator(_fits_an_argument)]
+Code = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CODE), AfterValidator(without_nul)]
+Command = Annotated[tuple[Argument, ...], Field(min_length=1, max_length=1024, strict=False)]
+Text = Annotated[str, StringConstraints(max_length=MAX_INLINE)]
+Base64 = Annotated[str, StringConstraints(max_length=MAX_INLINE * 4 // 3), AfterValidator(_base64)]
 EnvName = Annotated[str, StringConstraints(pattern=ENV_NAME, max_length=256)]
 Path = Annotated[str, StringConstraints(min_length=1, max_length=512), AfterValidator(relative_path)]
-Base64 = Annotated[str, StringConstraints(max_length=MAX_INLINE * 2), AfterValidator(_base64)]
 
 
 class _Strict(BaseModel):
@@ -66,7 +69,7 @@ class ProgramFile(_Strict):
     """A file written below the workspace first: `content` as text, or any bytes as `content_base64`."""
 
     path: Path
-    content: Annotated[str, StringConstraints(max_length=MAX_INLINE)] = ""
+    content: Text = ""
     content_base64: Base64 = ""
 
     @model_validator(mode="after")
@@ -76,28 +79,26 @@ class ProgramFile(_Strict):
         return self
 
 
+Environment = (
+    Annotated[dict[EnvName, Argument], Field(max_length=256)]
+    | Annotated[tuple[EnvVar, ...], Field(max_length=256, strict=False)]
+)
+Files = (
+    Annotated[dict[Path, Text], Field(max_length=256)]
+    | Annotated[tuple[ProgramFile, ...], Field(max_length=256, strict=False)]
+)
+
+
 class Program(_Strict):
     """One execution: `code` in a language, or a `command`."""
 
-    code: Annotated[
-        str | None, StringConstraints(min_length=1, max_length=MAX_CODE), Field(description="The program's text.")
-    ] = None
+    code: Code | None = Field(None, description="The text of the program.")
     language: Literal["python", "bash"] | None = Field(None, description="Of `code`; python where it is left out.")
-    command: Annotated[
-        tuple[Argument, ...] | None,
-        Field(min_length=1, max_length=1024, strict=False, description="A program and its arguments; no shell."),
-    ] = None
-    stdin: Annotated[str, StringConstraints(max_length=MAX_INLINE), Field(description="Standard input, as text.")] = ""
-    stdin_base64: Annotated[Base64, Field(description="Standard input, any bytes.")] = ""
-    env: Annotated[
-        dict[EnvName, Argument] | Annotated[tuple[EnvVar, ...], Field(strict=False)],
-        Field(max_length=256, description="Variables: an object, or a list of name and value as in `spec`."),
-    ] = {}
-    files: Annotated[
-        dict[Path, Annotated[str, StringConstraints(max_length=MAX_INLINE)]]
-        | Annotated[tuple[ProgramFile, ...], Field(strict=False)],
-        Field(max_length=256, description="Files written first: an object of path and text, or a list as in `spec`."),
-    ] = {}
+    command: Command | None = Field(None, description="A program and its arguments; no shell.")
+    stdin: Text = Field("", description="Standard input, as text.")
+    stdin_base64: Base64 = Field("", description="Standard input, any bytes.")
+    env: Environment = Field({}, description="Variables: an object, or a list of name and value as in `spec`.")
+    files: Files = Field({}, description="Files written first: an object of path and text, or a list as in `spec`.")
     cwd: Annotated[
         str,
         StringConstraints(max_length=1024),

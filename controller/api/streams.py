@@ -51,10 +51,12 @@ async def execution_events(execution_id: str, items: AsyncGenerator[OutputChunk 
     began = time.monotonic()
     output, collected = _OutputEvents(), Collected()
     coming = asyncio.ensure_future(anext(items))
+    started = False
     try:
         await asyncio.wait({coming}, timeout=FIRST_WORD)
         if coming.done():
             coming.result()
+        started = True
         yield _progress(execution_id, began)
         while True:
             await asyncio.wait({coming}, timeout=HEARTBEAT)
@@ -70,6 +72,8 @@ async def execution_events(execution_id: str, items: AsyncGenerator[OutputChunk 
                 yield piece
             coming = asyncio.ensure_future(anext(items))
     except BackendError as error:
+        if not started:
+            raise
         yield _event("error", problem_of(error).document())
     finally:
         await asyncio.shield(asyncio.ensure_future(_let_go(coming, items)))
