@@ -31,12 +31,14 @@ Protocol 1
   PART     3  controller  the beginning of the next REQUEST's JSON, in order, all together at most 16 MiB
   DATA     4  both        bytes: stdin of an execution, or a file's content
   EOF      5  controller  no more DATA on this channel
-  CREDIT   6  agent       JSON {"bytes": n}: n more bytes of DATA may be sent, beyond WINDOW to begin with
+  CREDIT   6  both        JSON {"bytes": n}: on this channel the other side may send n more bytes of DATA, STDOUT and
+                          STDERR together, beyond the 256 KiB that it may to begin with
   STARTED  7  agent       JSON {"id", "attached": it was known before, "stdin_received": bytes}
   STDOUT   8  agent       output, from its first byte on, also after attaching anew
   STDERR   9  agent
   RESULT  10  agent       JSON; closes the channel
   ERROR   11  agent       JSON {"code", "message"}; closes the channel: nothing was run, read or kept
+  CLOSE   12  controller  nobody listens on this channel any more; an execution goes on, a file half written is dropped
   Unknown kinds and unknown JSON members are ignored.
 
   op       members (* required)
@@ -98,7 +100,7 @@ WATCH_SECONDS = 0.02  # between two looks at the memory in use, where no kernel 
 HEADER = struct.Struct("!8sBIII")
 HELLO_TOKEN = bytes.fromhex("d3a96e0f51c8b742")
 MAX_FRAME = HEADER.size + MAX_PAYLOAD
-HELLO, REQUEST, PART, DATA, EOF, CREDIT, STARTED, STDOUT, STDERR, RESULT, ERROR = range(1, 12)
+HELLO, REQUEST, PART, DATA, EOF, CREDIT, STARTED, STDOUT, STDERR, RESULT, ERROR, CLOSE = range(1, 13)
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 37, 38
@@ -1150,6 +1152,7 @@ class Attachment:
     def __init__(self, link, number, execution, attached):
         self.link, self.number, self.execution = link, number, execution
         self.sent = {STDOUT: 0, STDERR: 0}
+        self.window = WINDOW
         self.granted = execution.stdin.received
         link.send_json(STARTED, number, {"id": execution.id, "attached": attached, "stdin_received": self.granted})
 
@@ -1163,6 +1166,9 @@ class Attachment:
     def on_eof(self):
         self.execution.stdin.end()
 
+    def on_credit(self, count):
+        self.window += count
+
     def pump(self):
         """Send one frame if there is something to say. Returns whether there was."""
         execution = self.execution
@@ -1175,9 +1181,12 @@ class Attachment:
             for kind, output in execution.output.items():
                 start = self.sent[kind]
                 if start < len(output.kept):
-                    self.sent[kind] = min(len(output.kept), start + MAX_PAYLOAD)
-                    self.link.send(kind, self.number, bytes(output.kept[start : self.sent[kind]]))
-                    return True
+                    block = bytes(output.kept[start : start + min(MAX_PAYLOAD, self.window)])
+                    self.sent[kind] += len(block)
+                    self.window -= len(block)
+                    if block:
+                        self.link.send(kind, self.number, block)
+                    return bool(block)
         if execution.refusal:
             raise execution.refusal
         if execution.result:
@@ -1199,6 +1208,9 @@ class Put:
     def on_data(self, data):
         self.upload.write(data)
 
+    def on_credit(self, count):
+        pass
+
     def on_eof(self):
         self.upload.finish()
         self.link.send_json(RESULT, self.number, {"bytes": self.upload.bytes})
@@ -1217,22 +1229,29 @@ class Put:
 
 
 class Send:
-    """A channel that sends blocks of bytes as fast as the link takes them, then a result."""
+    """A channel that sends blocks of bytes, at most MAX_PAYLOAD each, then a result."""
 
     def __init__(self, link, number, blocks, result):
         self.link, self.number, self.blocks, self.result = link, number, blocks, result
+        self.window = WINDOW
 
     def on_data(self, data):
         pass
 
     on_eof = close = lambda self: None
 
+    def on_credit(self, count):
+        self.window += count
+
     def pump(self):
+        if self.window < MAX_PAYLOAD:
+            return False
         block = next(self.blocks, None)
         if block is None:
             self.link.send_json(RESULT, self.number, self.result)
             self.link.close_channel(self.number)
         else:
+            self.window -= len(block)
             self.link.send(DATA, self.number, block)
         return True
 
@@ -1294,6 +1313,10 @@ class Link:
                 self.channels[number].on_data(payload)
             elif kind == EOF and number in self.channels:
                 self.channels[number].on_eof()
+            elif kind == CLOSE:
+                self.close_channel(number)
+            elif kind == CREDIT and number in self.channels:
+                self.channels[number].on_credit(int(json.loads(payload)["bytes"]))
         except Refusal as refusal:
             self.refuse(number, refusal)
         except OSError as error:

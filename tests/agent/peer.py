@@ -53,6 +53,7 @@ class Peer:
     def __init__(self, reader: int, writer: int, patience: float = 20.0, greet: bool = True) -> None:
         self.reader, self.writer, self.patience = reader, writer, patience
         self.token = os.urandom(8)
+        self.renew_credit = True
         self.buffer = b""
         self.skipped = 0
         self.channels: dict[int, Channel] = defaultdict(Channel)
@@ -101,6 +102,7 @@ class Peer:
             self.hello = json.loads(payload)
         elif kind == DATA:
             channel.data += payload
+            self.credit(number, payload)
         elif kind == CREDIT:
             channel.credit += json.loads(payload)["bytes"]
         elif kind == STARTED:
@@ -108,14 +110,21 @@ class Peer:
         elif kind == STDOUT:
             channel.arrived.setdefault("stdout", time.monotonic())
             channel.stdout += payload
+            self.credit(number, payload)
         elif kind == STDERR:
             channel.stderr += payload
+            self.credit(number, payload)
         elif kind == RESULT:
             channel.arrived["result"] = time.monotonic()
             channel.result = json.loads(payload)
         elif kind == ERROR:
             error = json.loads(payload)
             channel.error = AgentRefused(error["code"], error["message"])
+
+    def credit(self, number: int, payload: bytes) -> None:
+        """Let the agent send as much again."""
+        if self.renew_credit:
+            self.send(CREDIT, number, json.dumps({"bytes": len(payload)}).encode())
 
     def wait(self, condition: Any) -> None:
         deadline = time.monotonic() + self.patience

@@ -1,0 +1,464 @@
+"""The link: one session with the agent in a sandbox, over any pair of byte streams.
+
+Everything that arrives is hostile. It is cut into bounded frames, parsed strictly, and kept only as far as this side
+has granted credit for it; what is no frame of this session, or belongs to no open channel, is skipped, and a flood of
+it ends the link. Nothing that arrives raises into another channel's caller.
+"""
+
+import asyncio
+import json
+import math
+import os
+from base64 import b64encode
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, contextmanager, suppress
+from itertools import count
+from typing import Annotated, Literal, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from controller.backends import (
+    BackendError,
+    Busy,
+    Conflict,
+    ExecRequest,
+    ExecResult,
+    FileInfo,
+    NotFound,
+    OutputChunk,
+    Refused,
+    Unavailable,
+)
+from controller.backends.agent_frames import (
+    HELLO_TOKEN,
+    MAX_PAYLOAD,
+    PADDING,
+    TOKEN_BYTES,
+    WINDOW,
+    Frame,
+    FrameReader,
+    Kind,
+    encode,
+)
+from controller.model import Reason
+
+PROTOCOL = 1
+ANSWER_SECONDS = 20.0
+"""For the agent to answer a request, or to go on with a file."""
+GRACE_SECONDS = 10.0
+"""After an execution's deadline, until its result is there: the agent needs at most one."""
+MAX_WASTE = 4 << 20
+"""Bytes that belong to nothing, in one session: the rest of an earlier session has less."""
+MAX_OUTPUT = 8 << 20
+"""Bytes of each stream that an agent keeps at most."""
+MAX_FILES = 10_000
+MAX_LISTING = 2 << 20
+"""Bytes of a listing: the agent sends at most half of it."""
+
+
+class LinkLost(Unavailable):
+    """The link has ended. What runs in the sandbox goes on; attach to it over a new link."""
+
+    reason = "LinkLost"
+
+
+class Stream(Protocol):
+    """Bytes from and to an agent."""
+
+    async def read(self, limit: int) -> bytes:
+        """At most `limit` bytes; b"" at the end."""
+        ...
+
+    def write(self, data: bytes) -> None: ...
+
+    async def drain(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+_Count = Annotated[int, Field(ge=0, le=1 << 62)]
+_Word = Annotated[str, Field(max_length=256)]
+
+
+class _Said(BaseModel):
+    """Something that an agent said."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+
+Said = TypeVar("Said", bound=_Said)
+
+
+class Hello(_Said):
+    """The agent's greeting."""
+
+    protocol: Literal[1]
+    version: _Word
+    pid1: bool
+    python: _Word
+    running: Annotated[list[_Word], Field(max_length=1000)]
+    """Ids of executions."""
+    contexts: Annotated[list[_Word], Field(max_length=1000)]
+    idle_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """Since the last execution ended; 0 while one runs."""
+    kept: _Count
+    forgotten: _Count
+    max_executions: _Count
+
+
+class _Result(_Said):
+    exit_code: Annotated[int, Field(ge=0, le=255)]
+    signal: Annotated[int, Field(ge=1, le=64)] | None
+    reason: Literal["Completed", "Error", "Timeout", "Cancelled", "OOMKilled"]
+    dropped_stdout: _Count
+    dropped_stderr: _Count
+    duration_ms: _Count
+    peak_memory: _Count | None
+    cpu_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+
+
+class _Error(_Said):
+    code: _Word
+    message: Annotated[str, Field(max_length=4096)]
+
+
+class _Credit(_Said):
+    bytes: _Count
+
+
+class _Entry(_Said):
+    path: Annotated[str, Field(max_length=8192)]
+    type: _Word
+    bytes: _Count
+
+
+_CONTENT = (Kind.DATA, Kind.STDOUT, Kind.STDERR)
+
+
+def _refusal(payload: bytes) -> BackendError:
+    """The agent's ERROR as the port's error."""
+    error = _parse(_Error, payload)
+    match error.code:
+        case "Conflict":
+            return Conflict(error.message)
+        case "Busy":
+            return Busy(error.message)
+        case "NotFound":
+            return NotFound(error.message)
+        case "Gone":
+            return NotFound(error.message, "ResultGone")
+        case "BadRequest" | "Forbidden" | "TooLarge" | "NoSpace":
+            return Refused(error.message, error.code)
+    return BackendError(error.message, "AgentFailed")
+
+
+def _parse(said: type[Said], payload: bytes) -> Said:
+    try:
+        return said.model_validate_json(payload)
+    except ValidationError as error:
+        raise LinkLost(f"the agent sent a {said.__name__.strip('_').lower()} that is none") from error
+
+
+class _Channel:
+    """What has arrived on one channel and was not taken yet: at most WINDOW bytes of content and a few words."""
+
+    MAX_WORDS = 8
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.frames: deque[Frame] = deque()
+        self.news = asyncio.Event()
+        self.may_arrive = WINDOW
+        """Bytes of content that the agent may still send."""
+        self.taken = 0
+        """Bytes that were taken and for which no credit was granted yet."""
+        self.may_send = WINDOW
+        """Bytes of content that we may still send."""
+        self.words = 0
+        self.over = False
+
+    def put(self, frame: Frame) -> bool:
+        """Returns False for what goes beyond the credit: it is not kept. Raises LinkLost for nonsense."""
+        if frame.kind == Kind.CREDIT:
+            self.may_send = min(WINDOW, self.may_send + _parse(_Credit, frame.payload).bytes)
+            self.news.set()
+            return True
+        if frame.kind in _CONTENT:
+            allowed = 0 < len(frame.payload) <= self.may_arrive
+            self.may_arrive -= len(frame.payload) if allowed else 0
+        else:
+            self.words += 1
+            allowed = self.words <= self.MAX_WORDS
+            self.over = self.over or frame.kind in (Kind.RESULT, Kind.ERROR)
+        if allowed:
+            self.frames.append(frame)
+            self.news.set()
+        return allowed
+
+
+class AgentLink:
+    """One session with an agent. Many executions and transfers may use it at once, from one event loop."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._token = os.urandom(TOKEN_BYTES)
+        self._frames = FrameReader(self._token)
+        self._channels: dict[int, _Channel] = {}
+        self._numbers = count(1)
+        self._waste = MAX_WASTE
+        self._lost: LinkLost | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self.hello: Hello
+
+    @classmethod
+    async def open(cls, stream: Stream, deadline: float = ANSWER_SECONDS) -> "AgentLink":
+        """Take the stream over and exchange hellos within `deadline` seconds. Raises LinkLost, Refused (protocol)."""
+        link = cls(stream)
+        link._reading = asyncio.create_task(link._read(), name="agent link")
+        try:
+            with link._channel(0) as channel:
+                hello = json.dumps({"protocol": PROTOCOL, "token": link._token.hex()}).encode()
+                stream.write(PADDING + encode(HELLO_TOKEN, Kind.HELLO, 0, hello))
+                answer = await link._next(channel, deadline)
+                channel.over = True
+            try:
+                link.hello = Hello.model_validate_json(answer.payload)
+            except ValidationError as error:
+                raise Refused(
+                    f"the agent does not speak protocol {PROTOCOL}: build the image anew (make image)", "AgentProtocol"
+                ) from error
+        except BaseException:
+            link.close()
+            raise
+        return link
+
+    @property
+    def lost(self) -> bool:
+        """Whether the link has ended."""
+        return self._lost is not None
+
+    def close(self) -> None:
+        """End the link; what runs in the sandbox goes on."""
+        self._lose("it was closed")
+        if self._reading is not None:
+            self._reading.cancel()
+
+    async def execute(
+        self, request: ExecRequest, seen: Mapping[str, int] | None = None
+    ) -> AsyncGenerator[OutputChunk | ExecResult]:
+        """Run it, or attach to it if its id is known: chunks, then one ExecResult. Closing does not cancel it.
+
+        `seen` says how many bytes of "stdout" and "stderr" the caller has from an earlier link: they are left out.
+        Raises Busy, Conflict, NotFound (its result is no longer kept), Refused, BackendError, and LinkLost at any time.
+        """
+        until = asyncio.get_running_loop().time() + request.timeout + GRACE_SECONDS
+        frames = self._exchange(_wording(request), request.stdin, until)
+        async for item in self._items(frames, request.id, request.output_limit, Counter(seen or {})):
+            yield item
+
+    async def attach(self, execution_id: str) -> AsyncGenerator[OutputChunk | ExecResult]:
+        """Follow an execution that an earlier link began, from its first byte. Raises as `execute`."""
+        frames = self._exchange({"op": "attach", "id": execution_id}, until=math.inf)
+        async for item in self._items(frames, execution_id, MAX_OUTPUT, Counter()):
+            yield item
+
+    async def _items(
+        self, frames: AsyncGenerator[Frame], execution_id: str, limit: int, skip: Counter[str]
+    ) -> AsyncGenerator[OutputChunk | ExecResult]:
+        arrived: Counter[str] = Counter()
+        async with aclosing(frames):
+            async for frame in frames:
+                if frame.kind == Kind.RESULT:
+                    said = _parse(_Result, frame.payload).model_dump()
+                    yield ExecResult(id=execution_id, path="agent", **said | {"reason": Reason(said["reason"])})
+                elif frame.kind in (Kind.STDOUT, Kind.STDERR):
+                    name: Literal["stdout", "stderr"] = "stdout" if frame.kind == Kind.STDOUT else "stderr"
+                    arrived[name] += len(frame.payload)
+                    if arrived[name] > limit:
+                        raise self._lose(f"the agent sent more than {limit} bytes of {name}")
+                    data = frame.payload[skip[name] :]
+                    skip[name] -= len(frame.payload) - len(data)
+                    if data:
+                        yield OutputChunk(name, data)
+
+    async def cancel(self, execution_id: str) -> None:
+        """End every process of an execution. Raises NotFound, LinkLost."""
+        await self._ask({"op": "cancel", "id": execution_id})
+
+    async def put_file(self, path: str, chunks: AsyncIterator[bytes]) -> None:
+        """Write a file below the workspace; it appears whole or not at all. Raises Refused, BackendError, LinkLost."""
+        with self._channel() as channel:
+            self._request(channel, {"op": "put", "path": path})
+            async for chunk in chunks:
+                await self._send_content(channel, chunk)
+            self._send(Kind.EOF, channel.number)
+            await self._drain()
+            await self._next(channel, ANSWER_SECONDS)
+
+    async def get_file(self, path: str) -> AsyncGenerator[bytes]:
+        """Read a regular file below the workspace. Raises NotFound, Refused, BackendError, LinkLost."""
+        async with aclosing(self._exchange({"op": "get", "path": path})) as frames:
+            async for frame in frames:
+                if frame.kind == Kind.DATA:
+                    yield frame.payload
+
+    async def list_files(self, path: str = "") -> list[FileInfo]:
+        """The regular files in a folder of the workspace and below it, at most 10,000. Raises as `get_file`."""
+        listing = b""
+        async with aclosing(self._exchange({"op": "list", "path": path, "recursive": True})) as frames:
+            async for frame in frames:
+                if frame.kind == Kind.DATA and len(listing) < MAX_LISTING:
+                    listing += frame.payload
+        entries = [_parse(_Entry, line) for line in listing.splitlines()[:MAX_FILES]]
+        return [FileInfo(entry.path, entry.bytes) for entry in entries if entry.type == "file"]
+
+    # --- channels ---
+
+    @contextmanager
+    def _channel(self, number: int | None = None) -> Iterator[_Channel]:
+        """An open channel. One that is left before its end is closed on the agent's side, too."""
+        channel = _Channel(next(self._numbers) if number is None else number)
+        self._channels[channel.number] = channel
+        try:
+            yield channel
+        finally:
+            del self._channels[channel.number]
+            if not channel.over:
+                self._waste += 2 * WINDOW  # what is under way
+                self._send(Kind.CLOSE, channel.number)
+
+    async def _exchange(
+        self, request: dict[str, object], stdin: bytes = b"", until: float | None = None
+    ) -> AsyncGenerator[Frame]:
+        """Send a request and yield the frames that answer it, the last a RESULT; `until` is a time of the event loop.
+
+        Without it, each frame is waited for ANSWER_SECONDS.
+        """
+        time = asyncio.get_running_loop().time
+        with self._channel() as channel:
+            self._request(channel, request)
+            feeding = asyncio.create_task(self._feed(channel, stdin)) if stdin else None
+            try:
+                await self._drain()
+                while True:
+                    frame = await self._next(channel, ANSWER_SECONDS if until is None else until - time())
+                    yield frame
+                    if frame.kind == Kind.RESULT:
+                        return
+            finally:
+                if feeding is not None:
+                    feeding.cancel()
+
+    async def _ask(self, request: dict[str, object]) -> None:
+        async with aclosing(self._exchange(request)) as frames:
+            async for _ in frames:
+                pass
+
+    async def _feed(self, channel: _Channel, stdin: bytes) -> None:
+        with suppress(LinkLost):  # the other half of the exchange raises it
+            await self._send_content(channel, stdin, patience=None)
+            self._send(Kind.EOF, channel.number)
+
+    async def _send_content(self, channel: _Channel, content: bytes, patience: float | None = ANSWER_SECONDS) -> None:
+        """Send bytes as far as the agent grants credit, waiting at most `patience` seconds for it to grant more."""
+        while content:
+            while not channel.may_send:
+                if channel.frames and channel.frames[0].kind == Kind.ERROR:
+                    await self._next(channel, 0)
+                await self._news(channel, patience)
+            block = content[: min(MAX_PAYLOAD, channel.may_send)]
+            channel.may_send -= len(block)
+            self._send(Kind.DATA, channel.number, block)
+            content = content[len(block) :]
+            await self._drain()
+
+    async def _next(self, channel: _Channel, patience: float) -> Frame:
+        """The channel's next frame. Raises what an ERROR says; LinkLost if none comes within `patience` seconds."""
+        while not channel.frames:
+            await self._news(channel, patience)
+        frame = channel.frames.popleft()
+        if frame.kind == Kind.ERROR:
+            raise _refusal(frame.payload)
+        if frame.kind in _CONTENT:
+            channel.taken += len(frame.payload)
+            if channel.taken >= WINDOW // 4:
+                self._send(Kind.CREDIT, channel.number, json.dumps({"bytes": channel.taken}).encode())
+                channel.may_arrive, channel.taken = channel.may_arrive + channel.taken, 0
+        return frame
+
+    async def _news(self, channel: _Channel, patience: float | None) -> None:
+        """Wait until something arrived on the channel. Raises LinkLost, also after `patience` seconds."""
+        channel.news.clear()
+        if self._lost is not None:
+            raise LinkLost(str(self._lost))
+        try:
+            async with asyncio.timeout(patience):
+                await channel.news.wait()
+        except TimeoutError:
+            raise self._lose("the agent does not answer") from None
+
+    # --- the stream ---
+
+    def _request(self, channel: _Channel, request: dict[str, object]) -> None:
+        """Send a request; its parts must not be mixed with those of another, so nothing is waited for between them."""
+        document = json.dumps(request).encode()
+        while len(document) > MAX_PAYLOAD:
+            self._send(Kind.PART, channel.number, document[:MAX_PAYLOAD])
+            document = document[MAX_PAYLOAD:]
+        self._send(Kind.REQUEST, channel.number, document)
+
+    def _send(self, kind: Kind, number: int, payload: bytes = b"") -> None:
+        if self._lost is None:
+            self._stream.write(encode(self._token, kind, number, payload))
+
+    async def _drain(self) -> None:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._stream.drain()
+        except (OSError, TimeoutError) as error:
+            raise self._lose(f"the agent takes nothing: {type(error).__name__}") from error
+
+    async def _read(self) -> None:
+        """Take what arrives and hand it to its channels, until the stream ends or makes no sense."""
+        try:
+            while data := await self._stream.read(65536):
+                for frame in self._frames.feed(data):
+                    channel = self._channels.get(frame.channel)
+                    if channel is None or not channel.put(frame):
+                        self._waste -= len(frame.payload) + 21
+                if self._frames.skipped > self._waste:
+                    self._lose("the sandbox floods it")
+                    return
+            self._lose("the sandbox's end was closed")
+        except LinkLost as error:
+            self._lose(str(error))
+        except OSError as error:
+            self._lose(f"{type(error).__name__}: {error}")
+
+    def _lose(self, why: str) -> LinkLost:
+        """End the link, once; every wait on it ends with LinkLost. Returns that error."""
+        if self._lost is None:
+            self._lost = LinkLost(f"the link to the agent has ended: {why}")
+            self._stream.close()
+            for channel in self._channels.values():
+                channel.news.set()
+        return self._lost
+
+
+def _wording(request: ExecRequest) -> dict[str, object]:
+    """An execution as the agent's specification words it."""
+    what: dict[str, object] = {"argv": list(request.command)} if request.kind == "command" else {"code": request.code}
+    return what | {
+        "op": "execute",
+        "id": request.id,
+        "digest": request.digest,
+        "kind": request.kind,
+        "context": request.context,
+        "cwd": request.cwd,
+        "env": dict(request.env),
+        "files": [{"path": path, "data": b64encode(content).decode()} for path, content in request.files.items()],
+        "stdin": bool(request.stdin),
+        "deadline": request.timeout,
+        "output_limit": request.output_limit,
+    }
