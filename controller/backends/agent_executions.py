@@ -1,6 +1,7 @@
 """Executions through agents: the port's `Executions` over one link for each sandbox, for every backend that has agents.
 
-A link that breaks is opened again, and the execution attached to by its id: the agent runs it once and keeps its output.
+A link that breaks is opened again, and the execution attached to by its id: the agent runs it once and keeps its
+output.
 """
 
 import asyncio
@@ -10,8 +11,17 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from controller.backends import BackendError, Busy, ExecRequest, ExecResult, FileInfo, NotFound, NotRunning, OutputChunk, Unavailable
-from controller.backends.agent import AgentLink, Stream
+from controller.backends import (
+    BackendError,
+    Busy,
+    ExecRequest,
+    ExecResult,
+    FileInfo,
+    NotRunning,
+    OutputChunk,
+    Unavailable,
+)
+from controller.backends.agent import AgentLink, LinkLost, Stream
 from controller.model import Reason
 
 OPEN_SECONDS = 5.0
@@ -91,12 +101,15 @@ class AgentExecutions:
         return self._sessions.setdefault(uid, Session())
 
     async def _link(self, uid: str) -> AgentLink:
-        """The living link to a sandbox's agent, opened where there is none. Raises NotFound, NotRunning, Unavailable."""
+        """The living link to a sandbox's agent, opened where there is none.
+
+        Raises NotFound, NotRunning, Unavailable, Refused (an agent of another time).
+        """
         session = self._session(uid)
         if session.held:
             raise NotRunning(f"sandbox {uid} is suspended; resume it first")
         async with session.opening:
-            if session.link is None or session.link.closed:
+            if session.link is None or session.link.lost:
                 try:
                     session.link = await AgentLink.open(await self._connect(uid), OPEN_SECONDS)
                 except BackendError:
@@ -116,7 +129,7 @@ class AgentExecutions:
         """As the port has it."""
         session = self._session(uid)
         if request.id not in session.running and len(session.running) >= self._max:
-            raise Busy(f"sandbox {uid} runs {len(session.running)} executions, the most at once (SANDBOX__MAX_EXECUTIONS); try again")
+            raise Busy(f"sandbox {uid} runs {self._max} executions, the most at once (SANDBOX__MAX_EXECUTIONS)")
         session.running[request.id] += 1
         over = False
         try:
@@ -140,19 +153,14 @@ class AgentExecutions:
         began = loop.time()
         told = {"stdout": 0, "stderr": 0}
         for _ in range(MAX_BREAKS):
-            repeated = dict(told)  # after attaching anew, output comes from its first byte on
             try:
-                async with aclosing(link.execute(request)) as items:
+                async with aclosing(link.execute(request, told)) as items:
                     async for item in items:
-                        if isinstance(item, ExecResult):
-                            yield item
-                            return
-                        known = min(repeated[item.stream], len(item.data))
-                        repeated[item.stream] -= known
-                        if known < len(item.data):
-                            told[item.stream] += len(item.data) - known
-                            yield OutputChunk(item.stream, item.data[known:])
-            except Unavailable:
+                        if isinstance(item, OutputChunk):
+                            told[item.stream] += len(item.data)
+                        yield item
+                return
+            except LinkLost:
                 pass
             fresh = await self._reopened(uid)
             if fresh is None:

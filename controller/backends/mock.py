@@ -2,14 +2,12 @@
 
 What it does keep: a user of its own for each sandbox where the controller is root, a scrubbed environment, a private
 folder, limits on memory and processes, deadlines, and that nothing outlives a removal. What it cannot: the network, the
-rest of the file system and the processors stay open to the code, and without root so does all that our own user may touch.
+rest of the file system and the processors stay open to the code, and without root so does all that our user may touch.
 """
 
 import asyncio
 import os
 import signal
-import stat
-import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,14 +17,46 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from controller.backends import BackendError, Health, Limits, NotFound, NotRunning, Observation, OutputChunk, Refused, RunState, Unavailable
-from controller.backends.agent import Stream, StreamPair
+from controller.backends import (
+    BackendError,
+    Health,
+    Limits,
+    NotFound,
+    NotRunning,
+    Observation,
+    OutputChunk,
+    Refused,
+    RunState,
+    Unavailable,
+)
+from controller.backends.agent import Stream
 from controller.backends.agent_executions import AgentExecutions
 from controller.backends.container import Defaults, fixed_parts, wanted_limits
-from controller.backends.mock_folder import NEW, OLD, Folder, Record, delete_tree, discard, make_folder
-from controller.backends.mock_launch import launch, provide_agent
+from controller.backends.mock_folder import (
+    NEW,
+    OLD,
+    Folder,
+    Record,
+    delete_tree,
+    discard,
+    make_folder,
+    make_private,
+    state_folder,
+)
+from controller.backends.mock_launch import dial, launch, provide_agent
 from controller.backends.mock_observation import look
-from controller.backends.mock_processes import Process, agent_process, end, freeze, open_pidfd, reachable_by_others, send, thaw, user_for, wait_gone
+from controller.backends.mock_processes import (
+    Process,
+    agent_process,
+    end,
+    freeze,
+    open_pidfd,
+    reachable_by_others,
+    send,
+    thaw,
+    user_for,
+    wait_gone,
+)
 from controller.model import MOCK_WARNING, BackendName, Sandbox
 from controller.settings import SandboxSettings
 
@@ -74,15 +104,15 @@ class MockBackend:
         return Folder(self._home / uid)
 
     def _prepare(self) -> Path:
-        """Make our own folder and clear what a killed controller left half made. Once; blocks. Returns the agent's file."""
+        """Make our own folder, once, and clear what a killed controller left there. Blocks. Returns the agent's file."""
         with self._preparing:
             if self._agent is None:
                 for folder in (self._home.parent, self._home):
                     make_private(folder)
                 if user_for("") is not None and not reachable_by_others(self._home):
                     raise Refused(
-                        f"SANDBOX__STATE_FOLDER: the users of sandboxes cannot reach {self._home}; allow others to pass (chmod o+x)"
-                        " through every folder above it, or set another"
+                        f"SANDBOX__STATE_FOLDER: the users of sandboxes cannot reach {self._home};"
+                        " let others pass through every folder above it (chmod o+x), or set another folder"
                     )
                 for entry in self._home.iterdir():
                     if entry.name.startswith((NEW, OLD)):
@@ -94,7 +124,9 @@ class MockBackend:
 
     async def probe(self) -> Health:
         """Always there; whether it may be used is the planner's business."""
-        return Health(True, "mock", MOCK_WARNING, {"state_folder": str(self._home), "own_users": user_for("") is not None})
+        return Health(
+            True, "mock", MOCK_WARNING, {"state_folder": str(self._home), "own_users": user_for("") is not None}
+        )
 
     async def observe(self, uid: str) -> Observation | None:
         folder = self._folder(uid)
@@ -106,7 +138,11 @@ class MockBackend:
             if not self._home.exists():
                 return []
             self._prepare()
-            folders = [Folder(entry) for entry in self._home.iterdir() if entry.is_dir() and not entry.name.startswith((NEW, OLD))]
+            folders = [
+                Folder(entry)
+                for entry in self._home.iterdir()
+                if entry.is_dir() and not entry.name.startswith((NEW, OLD))
+            ]
             return [seen for folder in folders if (seen := look(folder, with_tail=False)) is not None]
 
         seen = await self._call("look", "listing sandboxes", look_at_all)
@@ -119,7 +155,8 @@ class MockBackend:
         self._adopt(record, seen)
         if record.has_run or seen.state is not RunState.RUNNING:
             return seen
-        return replace(seen, ready=await self.executions.ready(seen.uid), idle_since=self.executions.idle_since(seen.uid))
+        ready = await self.executions.ready(seen.uid)
+        return replace(seen, ready=ready, idle_since=self.executions.idle_since(seen.uid))
 
     # --- acting ---
 
@@ -180,7 +217,9 @@ class MockBackend:
             seen = await self._call("look", f"looking at sandbox {uid}", partial(look, folder, with_tail=False))
             if seen is None or seen[1].state is RunState.EXITED or asyncio.get_running_loop().time() > deadline:
                 said = folder.log.read_text(errors="replace")[-500:].strip() if folder.log.exists() else ""
-                raise BackendError(f"sandbox {uid}: its agent does not answer: {said or 'it said nothing'}", "AgentNotAnswering")
+                raise BackendError(
+                    f"sandbox {uid}: its agent does not answer: {said or 'it said nothing'}", "AgentNotAnswering"
+                )
             await asyncio.sleep(0.005)
 
     async def suspend(self, uid: str) -> None:
@@ -195,7 +234,9 @@ class MockBackend:
 
     async def update(self, uid: str, limits: Limits) -> None:
         await self._existing(uid)
-        raise Refused("spec.resources.limits: the mock backend cannot change the limits of a sandbox that lives", "LimitsRefused")
+        raise Refused(
+            "spec.resources.limits: the mock backend cannot change the limits of a sandbox that lives", "LimitsRefused"
+        )
 
     async def kill(self, uid: str) -> None:
         folder, record = await self._existing(uid)
@@ -237,14 +278,12 @@ class MockBackend:
             raise NotFound(f"no sandbox {uid}")
         record, now = seen
         if record.has_run or now.state is not RunState.RUNNING:
-            raise NotRunning(f"sandbox {uid} runs no executions: it {'has a program of its own' if record.has_run else f'is {now.state}'}")
-        descriptor = os.open(folder.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:  # by way of the descriptor, because a socket's path has at most 107 bytes
-            return StreamPair(*await asyncio.open_unix_connection(f"/proc/self/fd/{descriptor}/{folder.socket.name}"))
+            why = "it has a program of its own" if record.has_run else f"it is {now.state}"
+            raise NotRunning(f"sandbox {uid} runs no executions: {why}")
+        try:
+            return await dial(folder)
         except OSError as error:
-            raise Unavailable(f"the agent of sandbox {uid} takes no connection: {error}", "AgentNotAnswering") from error
-        finally:
-            os.close(descriptor)
+            raise Unavailable(f"the agent of {uid} takes no connection: {error}", "AgentNotAnswering") from error
 
     # --- streams ---
 
@@ -252,14 +291,17 @@ class MockBackend:
         folder, record = await self._existing(uid)
         if not record.has_run:
             return
+        what = f"reading the output of sandbox {uid}"
         offsets: dict[Literal["stdout", "stderr"], int] = {"stdout": 0, "stderr": 0}
         while True:
-            ended = await self._call("look", f"looking at sandbox {uid}", lambda: agent_process(folder.identity(record)) is None)
-            for stream, offset in offsets.items():
-                while data := await self._call("look", f"reading {stream} of {uid}", partial(folder.read_box, stream, 1 << 16, offset)):
-                    offset = offsets[stream] = offset + len(data)
+            living = await self._call("look", what, lambda: agent_process(folder.identity(record)))
+            for stream in offsets:
+                while data := await self._call(
+                    "look", what, partial(folder.read_box, stream, 1 << 16, offsets[stream])
+                ):
+                    offsets[stream] += len(data)
                     yield OutputChunk(stream, data)
-            if ended or not follow:
+            if living is None or not follow:
                 return
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
@@ -306,17 +348,3 @@ class MockBackend:
         self._pidfds.clear()
         for lane in self._lanes.values():
             lane.shutdown(wait=False, cancel_futures=True)
-
-
-def state_folder(settings: SandboxSettings) -> Path:
-    """Where this user's mock sandboxes live."""
-    return settings.state_folder or Path(tempfile.gettempdir()) / f"sandbox-controller-{os.geteuid()}"
-
-
-def make_private(folder: Path) -> None:
-    """Make a folder that others may only pass through. Raises BackendError where somebody else made it before."""
-    folder.mkdir(mode=0o711, parents=True, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise Refused(f"{folder} is not a folder that only we can write to; remove it, or set SANDBOX__STATE_FOLDER to another")
-    folder.chmod(0o711)

@@ -15,13 +15,15 @@ import json
 import os
 import stat
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from controller.backends import BackendError
+from controller.backends import BackendError, Refused
 from controller.backends.mock_processes import Identity
+from controller.settings import SandboxSettings
 
 NEW, OLD = ".new-", ".old-"
 """Before the name of a folder that is being made, or deleted."""
@@ -87,7 +89,7 @@ class Folder:
         try:
             return None if found is None else Record(**found)
         except TypeError as error:
-            raise BackendError(f"{self.path}/record.json is not one of ours ({error}); remove the folder {self.path}") from error
+            raise BackendError(f"{self.path}/record.json is not ours ({error}); remove {self.path}") from error
 
     def identity(self, record: Record) -> Identity:
         """How its processes are told from others."""
@@ -127,8 +129,27 @@ class Folder:
         return found
 
 
+def state_folder(settings: SandboxSettings) -> Path:
+    """Where this user's mock sandboxes live."""
+    return settings.state_folder or Path(tempfile.gettempdir()) / f"sandbox-controller-{os.geteuid()}"
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder that others may only pass through. Raises BackendError where somebody else made it before."""
+    folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise Refused(
+            f"{folder} is not a folder that only we can write to; remove it, or set SANDBOX__STATE_FOLDER to another"
+        )
+    folder.chmod(0o711)
+
+
 def make_folder(parent: Path, record: Record, files: Mapping[str, bytes]) -> Folder:
-    """Make the folder of a new sandbox with `files` in its workspace: whole or not at all. Raises OSError, also where it is there."""
+    """Make the folder of a new sandbox with `files` in its workspace: whole or not at all.
+
+    Raises OSError, also where it is there already.
+    """
     draft = Folder(parent / (NEW + record.uid))
     delete_tree(draft.path)  # of a controller that was killed here
     draft.path.mkdir()

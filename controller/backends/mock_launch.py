@@ -1,10 +1,11 @@
 """How the agent of a mock sandbox comes to run: which interpreter, which environment, and the gate before it.
 
-The gate is a shell that waits until the controller wrote down its pid. A controller that is killed before that closes the
-gate for good, and nothing ran; one killed later finds the process again. Then the gate makes the file `started`, which
-only the first can make: so a sandbox's program runs at most once, whoever starts it how often.
+The gate is a shell that waits until the controller wrote down its pid. A controller that is killed before that closes
+the gate for good, and nothing ran; one killed later finds the process again. Then the gate makes the file `started`,
+which only the first can make: so a sandbox's program runs at most once, whoever starts it how often.
 """
 
+import asyncio
 import json
 import os
 import shutil
@@ -51,18 +52,17 @@ def find_python(user: int | None) -> Path:
         real = candidate.resolve()
         if user is None or reachable_by_others(real):
             return real
-    raise Refused(
-        f"no Python that an unprivileged user can run: {sys.executable} lies in a closed folder; install python3 in /usr/bin", "NoPython"
-    )
+    raise Refused(f"{sys.executable} lies in a folder closed to others; install python3 in /usr/bin", "NoPython")
 
 
 def launch(folder: Folder, record: Record, sandbox: Sandbox, agent: Path, timeout: int) -> Process:
-    """Start the agent of a sandbox that never ran; its pid is on the disk before it does anything. Raises OSError, BackendError.
+    """Start the agent of a sandbox that never ran; its pid is on the disk before it does anything.
 
-    `timeout` is for a `run` that names none, in seconds.
+    `timeout` in seconds is for a `run` that names none. Raises OSError, BackendError, Refused.
     """
     python = find_python(record.user)
-    write_for_user(folder.box / ENV, json.dumps({e.name: e.value for e in sandbox.spec.env if e.name != MARK}), record.user)
+    variables = {each.name: each.value for each in sandbox.spec.env if each.name != MARK}
+    write_for_user(folder.box / ENV, json.dumps(variables), record.user)
     arguments = ["--workspace", str(folder.workspace), "--env", ENV]
     arguments += ["--memory", str(record.memory), "--pids", str(record.pids), "--nofile", str(NOFILE)]
     if record.user is not None:
@@ -72,7 +72,8 @@ def launch(folder: Folder, record: Record, sandbox: Sandbox, agent: Path, timeou
     else:
         write_for_user(folder.box / SPEC, json.dumps(_request(sandbox.spec.run, timeout)), record.user)
         arguments += ["--run", SPEC, "--result", RESULT]
-    gate = ["/bin/sh", "-c", GATE, "sandbox", str(folder.started), str(folder.box), str(python), "-I", "-S", str(agent), *arguments]
+    gate = ["/bin/sh", "-c", GATE, "sandbox", str(folder.started), str(folder.box)]
+    gate += [str(python), "-I", "-S", str(agent), *arguments]
     go, hold = os.pipe()
     try:
         actions = [
@@ -108,10 +109,37 @@ def _environment(folder: Folder, record: Record, python: Path) -> dict[str, str]
 def _search_path(python: Path, user: int | None) -> str:
     """Our PATH with the interpreter first, without the folders that the sandbox's user cannot enter."""
     ours = [Path(entry) for entry in os.environ.get("PATH", _SYSTEM_PATH).split(":") if entry.startswith("/")]
-    return ":".join(str(folder) for folder in dict.fromkeys((python.parent, *ours)) if user is None or reachable_by_others(folder))
+    folders = dict.fromkeys((python.parent, *ours))
+    return ":".join(str(folder) for folder in folders if user is None or reachable_by_others(folder))
 
 
 def _request(run: Run, timeout: int) -> dict[str, object]:
     """`run` as the agent's specification has it."""
-    what: dict[str, object] = {"kind": "command", "argv": list(run.command)} if run.command else {"kind": run.language, "code": run.code}
-    return what | {"stdin": run.stdin, "deadline": run.timeout_seconds or timeout}
+    asked: dict[str, object] = {"stdin": run.stdin, "deadline": run.timeout_seconds or timeout}
+    if run.command is not None:
+        return asked | {"kind": "command", "argv": list(run.command)}
+    return asked | {"kind": run.language, "code": run.code}
+
+
+class SocketStream:
+    """The agent's socket, as the link wants its bytes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self.write, self.drain, self.close = writer.write, writer.drain, writer.close
+
+    async def read(self, limit: int) -> bytes:
+        """At most `limit` bytes; b"" at the end, also where the agent was killed."""
+        try:
+            return await self._reader.read(limit)
+        except OSError:
+            return b""
+
+
+async def dial(folder: Folder) -> SocketStream:
+    """Connect to the agent of this sandbox. Raises OSError."""
+    descriptor = os.open(folder.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:  # by way of the descriptor, because the path of a socket has at most 107 bytes: unix(7)
+        return SocketStream(*await asyncio.open_unix_connection(f"/proc/self/fd/{descriptor}/{folder.socket.name}"))
+    finally:
+        os.close(descriptor)

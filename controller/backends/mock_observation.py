@@ -18,7 +18,10 @@ KILLED = 137
 
 
 def look(folder: Folder, *, with_tail: bool) -> tuple[Record, Observation] | None:
-    """The sandbox of this folder now, without its readiness; None where there is none. Blocks; raises BackendError, OSError."""
+    """The sandbox of this folder now, without its readiness; None where there is none.
+
+    Blocks. Raises BackendError, OSError.
+    """
     record = folder.record()
     if record is None:
         return None

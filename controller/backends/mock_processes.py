@@ -1,8 +1,8 @@
 """The processes of mock sandboxes: told apart from all others on this machine, frozen, and ended whole.
 
-A process belongs to a sandbox when it descends from its agent (a subreaper, so `setsid` and double forks stay below it), when it
-runs as the sandbox's own user, or when its environment bears the sandbox's mark: the last two still hold after the
-program killed its agent. Signals go through pidfds, so a pid that was used again is never hit.
+A process belongs to a sandbox when it descends from its agent (a subreaper, so `setsid` and double forks stay below
+it), when it runs as the sandbox's own user, or when its environment bears the sandbox's mark: the last two still hold
+after the program killed its agent. Signals go through pidfds, so a pid that was used again is never hit.
 """
 
 import os
@@ -57,9 +57,9 @@ class Identity:
 
 
 def user_for(uid: str) -> int | None:
-    """The user id that a sandbox is to run as: its own where we are root, nobody where ids are scarce, None where we cannot drop.
+    """The user id that a sandbox is to run as: one of its own where we are root, nobody's where ids are scarce.
 
-    A function of the sandbox's uid, so that it need not be stored to be found again.
+    None where we cannot drop to another. A function of the uid, so that it need not be stored to be found again.
     """
     if os.geteuid() != 0 or not _may_drop():
         return None
@@ -79,7 +79,7 @@ def _is_mapped(user: int) -> bool:
 
 
 def reachable_by_others(path: Path) -> bool:
-    """Whether a user without any rights of its own can go through every folder down to `path`, and into or execute it."""
+    """Whether a user without any rights of its own can go through every folder to `path`, and enter or execute it."""
     real = path.resolve()
     return real.exists() and all(folder.stat().st_mode & stat.S_IXOTH for folder in (real, *real.parents))
 
@@ -111,7 +111,9 @@ def members(identity: Identity) -> list[Process]:
 
 def _pids() -> Iterator[int]:
     ours = os.getpid()
-    return (int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) not in (1, ours))
+    return (
+        int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit() and int(entry.name) not in (1, ours)
+    )
 
 
 def _descendants(table: dict[int, Process], root: int) -> set[int]:
@@ -130,7 +132,7 @@ def _bears_mark(pid: int, identity: Identity) -> bool:
     try:
         if identity.own_user:
             return int(_status_field(pid, "Uid").split()[0]) == identity.user
-        with open(f"/proc/{pid}/environ", "rb") as environ:
+        with Path(f"/proc/{pid}/environ").open("rb") as environ:
             return f"{MARK}={identity.uid}".encode() in environ.read(1 << 20).split(b"\0")
     except (FileNotFoundError, ProcessLookupError, PermissionError):  # gone meanwhile, or another user's
         return False
@@ -157,7 +159,7 @@ def freeze(identity: Identity, seconds: float = 5) -> list[Process]:
         if not fresh:
             return found
         if time.monotonic() > until:
-            raise BackendError(f"sandbox {identity.uid}: its processes multiply faster than they can be stopped; look at pids {_some(found)}")
+            raise BackendError(f"sandbox {identity.uid}: its processes multiply faster than they stop: {_some(found)}")
         for process in fresh:
             send(process, signal.SIGSTOP)
         stopped |= fresh
@@ -170,14 +172,17 @@ def thaw(identity: Identity) -> None:
 
 
 def end(identity: Identity, seconds: float = 5) -> None:
-    """Kill every process of the sandbox; returns when all are gone. Raises BackendError when some are left after `seconds`."""
+    """Kill every process of the sandbox and wait until all are gone.
+
+    Raises BackendError when some are left after `seconds`.
+    """
     until = time.monotonic() + seconds
     while doomed := freeze(identity, max(0.1, until - time.monotonic())):
         for process in doomed:
             send(process, signal.SIGKILL)
         for process in doomed:
             if not wait_gone(process, until - time.monotonic()):
-                raise BackendError(f"sandbox {identity.uid}: killed processes do not go away (disk or kernel trouble?): pids {_some(doomed)}")
+                raise BackendError(f"sandbox {identity.uid}: killed processes do not go away: {_some(doomed)}")
 
 
 def send(process: Process, number: signal.Signals) -> None:
@@ -224,4 +229,4 @@ def open_pidfd(process: Process) -> int | None:
 
 
 def _some(processes: list[Process]) -> str:
-    return " ".join(str(p.pid) for p in processes[:10])
+    return "pids " + " ".join(str(p.pid) for p in processes[:10])

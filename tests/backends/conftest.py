@@ -70,7 +70,9 @@ def image_without_agent(docker_client: Any, sandbox_image: str) -> str:
     container = docker_client.containers.create(sandbox_image)
     try:
         docker_client.api.commit(
-            container.id, *NO_AGENT_IMAGE.split(":"), changes='LABEL agent-platform.dev/agent=""\nCMD ["python3"]\nENTRYPOINT []'
+            container.id,
+            *NO_AGENT_IMAGE.split(":"),
+            changes='LABEL agent-platform.dev/agent=""\nCMD ["python3"]\nENTRYPOINT []',
         )
     finally:
         container.remove()

@@ -5,7 +5,17 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from controller.backends import Backend, Busy, Conflict, ExecResult, NotFound, NotRunning, OutputChunk, Refused, RunState
+from controller.backends import (
+    Backend,
+    Busy,
+    Conflict,
+    ExecResult,
+    NotFound,
+    NotRunning,
+    OutputChunk,
+    Refused,
+    RunState,
+)
 from controller.model import Reason
 from tests.backends.conftest import Place
 from tests.backends.words import bash, execute, living, new_mark, request, sandbox, until
@@ -260,7 +270,9 @@ async def test_files_go_in_and_out_unchanged(backend: Backend, up: str) -> None:
     await backend.executions.put_file(up, "deep/er/data.bin", _bytes(content[:500_000], content[500_000:]))
     got = b"".join([chunk async for chunk in backend.executions.get_file(up, "deep/er/data.bin")])
     assert got == content
-    assert [(f.path, f.size) for f in await backend.executions.list_files(up, "deep/er")] == [("deep/er/data.bin", len(content))]
+    assert [(f.path, f.size) for f in await backend.executions.list_files(up, "deep/er")] == [
+        ("deep/er/data.bin", len(content))
+    ]
     ended = await execute(backend, up, bash("wc -c <deep/er/data.bin; echo more >>deep/er/data.bin"))
     assert (ended.stdout.strip(), ended.result.exit_code) == (str(len(content)).encode(), 0)
 

@@ -1,4 +1,4 @@
-"""What only the mock backend has to promise: its folders and processes are all that stands between sandboxes and this machine."""
+"""What only the mock backend has to promise: folders and processes are all that stands between it and this machine."""
 
 import asyncio
 import json
@@ -21,7 +21,9 @@ from controller.model import Sandbox
 from controller.settings import SandboxSettings
 from tests.backends.words import finished, living, new_mark, python, sandbox, until
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give each sandbox a user of its own: run the tests as root")
+as_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can give each sandbox a user of its own: run the tests as root"
+)
 
 
 @pytest.fixture
@@ -81,8 +83,8 @@ code = "echo ran >>runs; sleep 0.3; cat runs"
 
 async def main():
     backend = MockBackend(SandboxSettings(state_folder=Path(state), instance=instance))
-    specs = [Sandbox(uid=u, name="n", namespace="tests", spec=SandboxSpec.model_validate({"run": {"language": "bash", "code": code}})) for u in uids]
-    await asyncio.gather(*(backend.start(each) for each in specs))
+    spec = SandboxSpec.model_validate({"run": {"language": "bash", "code": code}})
+    await asyncio.gather(*(backend.start(Sandbox(uid=uid, name="n", namespace="tests", spec=spec)) for uid in uids))
     if at == "after the start":
         die()
     await backend.close()
@@ -92,11 +94,15 @@ asyncio.run(main())
 
 
 def controller(at: str, settings: SandboxSettings, uids: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", CONTROLLER, at, str(settings.state_folder), settings.instance, *uids])
+    return subprocess.Popen(
+        [sys.executable, "-c", CONTROLLER, at, str(settings.state_folder), settings.instance, *uids]
+    )
 
 
 @pytest.mark.parametrize("at", ["before the process is known", "before the gate opens", "after the start"])
-async def test_a_controller_killed_at_any_step_of_a_start_leads_to_one_run(settings: SandboxSettings, backend: MockBackend, at: str) -> None:
+async def test_a_controller_killed_at_any_step_of_a_start_leads_to_one_run(
+    settings: SandboxSettings, backend: MockBackend, at: str
+) -> None:
     wanted = sandbox(run={"language": "bash", "code": "echo ran >>runs; sleep 0.3; cat runs"})
     assert controller(at, settings, [wanted.uid]).wait(30) == -9
     seen = await backend.start(wanted)
@@ -105,7 +111,9 @@ async def test_a_controller_killed_at_any_step_of_a_start_leads_to_one_run(setti
     assert seen.exit_code == 0
 
 
-async def test_a_controller_killed_again_and_again_runs_each_sandbox_once(settings: SandboxSettings, backend: MockBackend) -> None:
+async def test_a_controller_killed_again_and_again_runs_each_sandbox_once(
+    settings: SandboxSettings, backend: MockBackend
+) -> None:
     many = [sandbox(run={"language": "bash", "code": "echo ran >>runs; sleep 0.3; cat runs"}) for _ in range(12)]
     for delay in (0.45, 0.5, 0.6, 0.7, 0.8):
         process = controller("never", settings, [each.uid for each in many])
@@ -173,7 +181,9 @@ async def test_without_users_of_their_own_processes_are_found_by_descent_and_mar
     monkeypatch.setattr(mock_module, "user_for", lambda uid: user)
     mark, other = new_mark(), new_mark()
     bystander = sandbox(run={"command": ["sleep", other]})
-    wanted = sandbox(run={"language": "bash", "code": f"setsid -f sleep {mark}; env -i setsid -f sleep {mark}; sleep {mark}"})
+    wanted = sandbox(
+        run={"language": "bash", "code": f"setsid -f sleep {mark}; env -i setsid -f sleep {mark}; sleep {mark}"}
+    )
     for each in (bystander, wanted):
         await backend.start(each)
     await until("all sleep", lambda: _true(len(living(mark)) >= 3 and living(other)))
@@ -183,9 +193,15 @@ async def test_without_users_of_their_own_processes_are_found_by_descent_and_mar
 
 
 @as_root
-async def test_sandboxes_have_users_of_their_own_and_cannot_reach_each_other(settings: SandboxSettings, backend: MockBackend) -> None:
+async def test_sandboxes_have_users_of_their_own_and_cannot_reach_each_other(
+    settings: SandboxSettings, backend: MockBackend
+) -> None:
     mark = new_mark()
-    victim = sandbox(run={"command": ["sleep", mark]}, files=[{"path": "secret", "content": "s3cret"}], env=[{"name": "A", "value": "s3cret"}])
+    victim = sandbox(
+        run={"command": ["sleep", mark]},
+        files=[{"path": "secret", "content": "s3cret"}],
+        env=[{"name": "A", "value": "s3cret"}],
+    )
     await backend.start(victim)
     await until("it sleeps", lambda: _true(living(mark)))
     theirs = folder_of(settings, victim)
@@ -203,7 +219,9 @@ async def test_sandboxes_have_users_of_their_own_and_cannot_reach_each_other(set
 
 
 @as_root
-async def test_variables_of_the_spec_touch_nothing_that_ran_as_root(settings: SandboxSettings, backend: MockBackend) -> None:
+async def test_variables_of_the_spec_touch_nothing_that_ran_as_root(
+    settings: SandboxSettings, backend: MockBackend
+) -> None:
     mark = new_mark()
     wanted = sandbox(run={"command": ["sleep", mark]}, env=[{"name": "LD_PRELOAD", "value": "/nonexistent.so"}])
     await backend.start(wanted)
@@ -226,8 +244,15 @@ async def test_variables_of_the_spec_touch_nothing_that_ran_as_root(settings: Sa
         "echo 12 >result.json; touch -d 2099-01-01 result.json",
     ],
 )
-async def test_a_forged_result_fools_nobody_but_its_forger(settings: SandboxSettings, backend: MockBackend, forgery: str) -> None:
-    wanted = sandbox(run={"language": "bash", "code": f"cd ..; rm -f result.json stdout; {forgery}; pkill -9 -U $(id -u) -f agent; sleep 9"})
+async def test_a_forged_result_fools_nobody_but_its_forger(
+    settings: SandboxSettings, backend: MockBackend, forgery: str
+) -> None:
+    wanted = sandbox(
+        run={
+            "language": "bash",
+            "code": f"cd ..; rm -f result.json stdout; {forgery}; pkill -9 -U $(id -u) -f agent; sleep 9",
+        }
+    )
     await backend.start(wanted)
     await until("forged", lambda: _true(os.path.lexists(folder_of(settings, wanted).box / "result.json")))
     await asyncio.sleep(0.1)

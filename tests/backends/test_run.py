@@ -52,7 +52,9 @@ async def test_files_environment_and_stdin_arrive(backend: Backend) -> None:
     assert seen.tail.stdout == "1,2 ü\nb c|$(id)'\"\n|typed\n"
 
 
-async def test_the_environment_of_the_controller_stays_with_it(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_environment_of_the_controller_stays_with_it(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SECURITY__SECRET_KEY", "very-secret")
     wanted = sandbox(run={"language": "bash", "code": "cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'; env"})
     await backend.start(wanted)
@@ -163,7 +165,12 @@ async def test_a_program_that_ended_leaves_no_process_behind(backend: Backend) -
 
 async def test_killing_ends_everything_and_keeps_the_record(backend: Backend) -> None:
     mark = new_mark()
-    wanted = sandbox(run={"language": "bash", "code": f"trap '' TERM INT HUP; echo before; setsid -f sleep {mark}; sleep {mark}; sleep {mark}"})
+    wanted = sandbox(
+        run={
+            "language": "bash",
+            "code": f"trap '' TERM INT HUP; echo before; setsid -f sleep {mark}; sleep {mark}; sleep {mark}",
+        }
+    )
     await backend.start(wanted)
     await until("both sleep", lambda: _true(len(living(mark)) >= 2))
     await backend.kill(wanted.uid)
