@@ -101,7 +101,7 @@ _SERVICE_ACCOUNT = Kind(
     _kind_schema(
         "An identity for programs.",
         secrets=_references("Secrets it may use."),
-        imagePullSecrets=_references("Secrets to pull images with."),
+        imagePullSecrets={"type": "array", "items": _object(name=_STRING), "x-kubernetes-list-type": "atomic"},
         automountServiceAccountToken=_BOOLEAN,
     ),
     short_names=("sa",),

@@ -115,7 +115,7 @@ def _message(data: bytes, message: Message) -> dict[str, Any]:
             result.setdefault(field.name, {})[entry.get("key", "")] = entry.get("value", "")
         elif field.many:
             result.setdefault(field.name, []).append(_value(value, field.type))
-        else:
+        elif value != b"":  # Go writes empty strings, too
             result[field.name] = _value(value, field.type)
     return result
 
