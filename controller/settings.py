@@ -9,7 +9,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from controller.quantity import parse_quantity
 
-PLACEHOLDER_KEYS = frozenset({"", "change-me", "changeme", "secret", "your-secret-key-change-in-production", "your-secret-key-here"})
+PLACEHOLDER_KEYS = frozenset(
+    {"", "change-me", "changeme", "secret", "your-secret-key-change-in-production", "your-secret-key-here"}
+)
 """Well-known placeholders: with one of these, as with none, the API serves loopback only."""
 
 
@@ -50,6 +52,8 @@ class SandboxSettings(Group):
 
     enabled: bool = True
     mock_mode: bool = False
+    mock_allowed: bool = True
+    """Whether anything may run without isolation; false in the chart, unless it is asked for."""
     docker_auto_detect: bool = True
     docker_required: bool = False
     docker_connection_timeout: Seconds = 5
@@ -124,7 +128,10 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        lines = [f"{'__'.join(str(part) for part in item['loc']).upper()}: {item['msg']}" for item in error.errors(include_input=False)]
+        lines = [
+            f"{'__'.join(str(part) for part in item['loc']).upper()}: {item['msg']}"
+            for item in error.errors(include_input=False)
+        ]
         raise SettingsError("these settings are wrong:\n  " + "\n  ".join(lines)) from None
 
 

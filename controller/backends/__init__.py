@@ -233,8 +233,11 @@ class Executions(Protocol):
 class Backend(Protocol):
     """A place where sandboxes run."""
 
-    name: BackendName
-    executions: Executions
+    @property
+    def name(self) -> BackendName: ...
+
+    @property
+    def executions(self) -> Executions: ...
 
     async def probe(self) -> Health:
         """Ask whether it answers, within the connection timeout. Never raises for an absent backend."""

@@ -104,7 +104,7 @@ class MockBackend:
         return Folder(self._home / uid)
 
     def _prepare(self) -> Path:
-        """Make our own folder, once, and clear what a killed controller left there. Blocks. Returns the agent's file."""
+        """Make our own folder, once, and clear what a killed one left. Blocks. Returns the agent's file."""
         with self._preparing:
             if self._agent is None:
                 for folder in (self._home.parent, self._home):

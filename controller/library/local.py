@@ -194,7 +194,7 @@ def _result(outcome: Outcome) -> Result:
     result = outcome.result
     return Result(
         exit_code=result.exit_code,
-        reason=result.reason,
+        reason=result.reason.value,
         stdout_bytes=outcome.stdout,
         stderr_bytes=outcome.stderr,
         truncated=outcome.truncated,

@@ -1,0 +1,469 @@
+"""The Docker backend: the port over docker-py, whose blocking calls run in lanes of threads.
+
+Starts, removals and looks have a lane each, so that slow starts delay no deletion, and a hung daemon no health answer.
+"""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import docker
+from docker.errors import APIError, ImageNotFound
+from docker.utils import parse_repository_tag
+
+from controller.backends import (
+    BackendError,
+    Executions,
+    Health,
+    Limits,
+    NotFound,
+    NotRunning,
+    Observation,
+    OutputChunk,
+    Refused,
+    RunState,
+    Tail,
+    Unavailable,
+)
+from controller.backends.agent import Stream
+from controller.backends.agent_executions import AgentExecutions
+from controller.backends.container import (
+    AGENT_LABEL,
+    LABEL_INSTANCE,
+    LABEL_MODE,
+    LABEL_NAME,
+    LABEL_NAMESPACE,
+    LABEL_SPEC,
+    LABEL_UID,
+    MODE_EXEC,
+    MODE_RUN,
+    Defaults,
+    Image,
+    container_name,
+    create_body,
+)
+from controller.backends.docker_attach import attach
+from controller.backends.docker_client import connect, diagnose, ignoring, status_of, translated
+from controller.backends.docker_executions import DockerExecutions
+from controller.backends.docker_streams import read_ends, read_events, read_logs
+from controller.backends.tail import TAIL_BYTES, tail_of
+from controller.model import BackendName, Isolation, Sandbox
+from controller.settings import SandboxSettings
+
+T = TypeVar("T")
+
+CALL_DEADLINE = 75
+"""Seconds until a call is given up: the client's own read timeout (60) and a wait for a free thread."""
+ATTACH_SECONDS = 5.0
+IMAGE_TTL = 5.0
+"""Seconds that an image's label and command are remembered."""
+STATES = {
+    "created": RunState.CREATED,
+    "running": RunState.RUNNING,
+    "restarting": RunState.RUNNING,
+    "paused": RunState.PAUSED,
+}
+WAKING = ["die", "oom", "destroy", "pause", "unpause", "start"]
+_GET_IMAGE = "build it with `make image`, load it with `docker load`, or `docker pull {name}`"
+NEVER = "0001-01-01T00:00:00Z"
+
+
+def parse_time(text: str) -> datetime | None:
+    """Docker's RFC 3339 with nanoseconds; its zero time means never."""
+    if not text or text == NEVER:
+        return None
+    whole, _, fraction = text.rstrip("Z").partition(".")
+    return datetime.fromisoformat(f"{whole}.{(fraction + '000000')[:6]}").replace(tzinfo=UTC)
+
+
+def observation_of(inspected: dict[str, Any]) -> Observation:
+    """One answer of `GET /containers/ID/json` in the words of the port; `ready`, `path` and `tail` are not in it."""
+    state, host, labels = inspected["State"], inspected["HostConfig"], inspected["Config"]["Labels"]
+    return Observation(
+        uid=labels[LABEL_UID],
+        namespace=labels[LABEL_NAMESPACE],
+        name=labels[LABEL_NAME],
+        backend=BackendName.DOCKER,
+        state=STATES.get(state["Status"], RunState.EXITED),
+        container_id=inspected["Id"],
+        container_name=inspected["Name"].removeprefix("/"),
+        image=inspected["Image"],
+        isolation=Isolation.GVISOR if "runsc" in host.get("Runtime", "") else Isolation.CONTAINER,
+        limits=Limits(
+            nano_cpus=host.get("NanoCpus") or None,
+            memory=host.get("Memory") or None,
+            pids=host.get("PidsLimit") or None,
+            network=host["NetworkMode"],
+        ),
+        fixed=json.loads(labels.get(LABEL_SPEC, "{}")),
+        created_at=parse_time(inspected["Created"]),
+        started_at=parse_time(state["StartedAt"]),
+        finished_at=parse_time(state["FinishedAt"]),
+        exit_code=state["ExitCode"] if STATES.get(state["Status"]) is None else None,
+        oom_killed=state["OOMKilled"],
+    )
+
+
+class DockerBackend:
+    """Sandboxes as containers of the local (or DOCKER_HOST's) daemon."""
+
+    name = BackendName.DOCKER
+
+    def __init__(self, settings: SandboxSettings) -> None:
+        self._settings = settings
+        self._defaults = Defaults.of(settings)
+        self._client: docker.APIClient | None = None
+        self._connecting = threading.Lock()
+        self._lanes = {
+            lane: ThreadPoolExecutor(threads, thread_name_prefix=f"docker-{lane}")
+            for lane, threads in (("start", settings.start_concurrency), ("remove", 4), ("look", 6), ("probe", 2))
+        }
+        self._images: dict[str, tuple[float, Image]] = {}
+        self._agents = AgentExecutions(self._attach, settings.max_executions)
+        self.executions = DockerExecutions(self._way)
+        self._modes: dict[str, str] = {}
+        """uid -> mode of its running container, as last seen."""
+        self._starts = asyncio.Semaphore(settings.start_concurrency)
+
+    # --- the daemon ---
+
+    def _api(self) -> docker.APIClient:
+        """The client, made at first use. Blocking; raises Unavailable."""
+        with self._connecting:
+            if self._client is None:
+                with translated("connecting to Docker"):
+                    self._client = connect()
+            return self._client
+
+    async def _call(
+        self, lane: str, what: str, act: Callable[[docker.APIClient], T], deadline: float = CALL_DEADLINE
+    ) -> T:
+        """Run `act` in a thread of `lane`, its errors as the port's, for `deadline` seconds at most."""
+
+        def work() -> T:
+            client = self._api()
+            with translated(what):
+                return act(client)
+
+        try:
+            async with asyncio.timeout(deadline):
+                return await asyncio.get_running_loop().run_in_executor(self._lanes[lane], work)
+        except TimeoutError:
+            raise Unavailable(f"{what}: Docker gave no answer for {deadline:g} s", "DockerUnavailable") from None
+
+    async def probe(self) -> Health:
+        timeout = self._settings.docker_connection_timeout
+
+        def look() -> Health:
+            try:
+                client = connect(timeout=timeout, pool_size=1)
+            except Exception as error:  # noqa: BLE001 - whatever keeps Docker away is the answer, not a failure
+                return diagnose(error)
+            try:
+                version, info = client.version(), client.info()
+            except Exception as error:  # noqa: BLE001 - as above
+                return diagnose(error)
+            finally:
+                client.close()
+            facts = {
+                "version": version["Version"],
+                "api_version": version["ApiVersion"],
+                "runtimes": sorted(info["Runtimes"]),
+                "storage_driver": info["Driver"],
+                "rootless": any("rootless" in option for option in info["SecurityOptions"]),
+                "cgroup_version": info.get("CgroupVersion", "1"),
+                "node": info["Name"],
+            }
+            return Health(True, "connected", f"Docker {version['Version']} answers", facts)
+
+        try:
+            async with asyncio.timeout(3 * timeout):
+                return await asyncio.get_running_loop().run_in_executor(self._lanes["probe"], look)
+        except TimeoutError as error:
+            return diagnose(error)
+
+    # --- looking ---
+
+    async def _inspect(self, uid: str, lane: str = "look") -> dict[str, Any] | None:
+        def look(client: docker.APIClient) -> dict[str, Any] | None:
+            try:
+                return dict(client.inspect_container(container_name(uid)))
+            except APIError as error:
+                if status_of(error) == HTTPStatus.NOT_FOUND:
+                    return None
+                raise
+
+        found = await self._call(lane, f"looking at container {container_name(uid)}", look)
+        if found is not None and found["Config"]["Labels"].get(LABEL_INSTANCE) != self._settings.instance:
+            raise Refused(
+                f"container {container_name(uid)} belongs to another installation; remove it by hand", "NameTaken"
+            )
+        return found
+
+    async def observe(self, uid: str) -> Observation | None:
+        inspected = await self._inspect(uid)
+        return None if inspected is None else await self._observed(inspected)
+
+    async def _observed(self, inspected: dict[str, Any]) -> Observation:
+        seen = observation_of(inspected)
+        mode = inspected["Config"]["Labels"].get(LABEL_MODE, MODE_RUN)
+        if seen.state is RunState.EXITED and mode == MODE_RUN:
+            return replace(seen, tail=await self._tail(seen.uid))
+        if mode == MODE_RUN:
+            return seen
+        if seen.state is not RunState.RUNNING:
+            self._modes.pop(seen.uid, None)
+            return replace(seen, path="exec" if mode == MODE_EXEC else "agent")
+        self._modes[seen.uid] = mode
+        if mode == MODE_EXEC:
+            return replace(seen, path="exec", ready=True)
+        ready = await self._agents.ready(seen.uid)
+        return replace(seen, path="agent", ready=ready, idle_since=self._agents.idle_since(seen.uid))
+
+    # --- executions ---
+
+    async def _way(self, uid: str) -> Executions:
+        """How code gets into that sandbox. Raises NotFound, NotRunning, Unavailable."""
+        if uid not in self._modes:
+            seen = await self.observe(uid)
+            if seen is None:
+                raise NotFound(f"there is no container {container_name(uid)}")
+            if uid not in self._modes:
+                raise NotRunning(f"container {container_name(uid)} takes no code now: it is {seen.state}")
+        return self._agents
+
+    async def _attach(self, uid: str) -> Stream:
+        client = await asyncio.to_thread(self._api)
+        return await attach(client, container_name(uid), ATTACH_SECONDS)
+
+    async def _tail(self, uid: str) -> Tail:
+        """What the exited program printed. The log driver keeps 1 MiB, so that is the most that is read."""
+
+        what = f"reading the output of {container_name(uid)}"
+        return tail_of(*await self._call("look", what, lambda client: read_ends(client, container_name(uid), TAIL_BYTES)))
+
+    async def list(self) -> list[Observation]:
+        def look(client: docker.APIClient) -> list[dict[str, Any]]:
+            return list(client.containers(all=True, filters={"label": f"{LABEL_INSTANCE}={self._settings.instance}"}))
+
+        rows = await self._call("look", "listing containers", look)
+        return [
+            Observation(
+                uid=row["Labels"][LABEL_UID],
+                namespace=row["Labels"].get(LABEL_NAMESPACE, ""),
+                name=row["Labels"].get(LABEL_NAME, ""),
+                backend=self.name,
+                state=STATES.get(row["State"], RunState.EXITED),
+                container_id=row["Id"],
+                container_name=row["Names"][0].removeprefix("/") if row["Names"] else "",
+                created_at=datetime.fromtimestamp(row["Created"], UTC),
+            )
+            for row in rows
+            if LABEL_UID in row["Labels"]
+        ]
+
+    # --- acting ---
+
+    async def start(self, sandbox: Sandbox) -> Observation:
+        async with self._starts:  # waiting here counts for no deadline
+            return await self._start(sandbox)
+
+    async def _start(self, sandbox: Sandbox) -> Observation:
+        image = await self._image(sandbox)
+        await self._check(sandbox)
+        name, body = container_name(sandbox.uid), create_body(sandbox, self._defaults, image)
+
+        def create(client: docker.APIClient) -> None:
+            ignoring(HTTPStatus.CONFLICT, call=lambda: client.create_container_from_config(body, name))
+
+        await self._call("start", f"creating container {name}", create)
+        found = await self._inspect(sandbox.uid, "start")  # also where another create was first: it is adopted
+        if found is None:
+            raise BackendError(f"container {name} vanished while it was started", "ContainerVanished")
+        if observation_of(found).state is RunState.CREATED:
+            await self._start_created(sandbox)
+            found = await self._inspect(sandbox.uid, "start")
+        if found is None:
+            raise BackendError(f"container {name} vanished while it was started", "ContainerVanished")
+        return await self._observed(found)
+
+    async def _start_created(self, sandbox: Sandbox) -> None:
+        name = container_name(sandbox.uid)
+        try:
+            await self._call("start", f"starting container {name}", lambda client: client.start(name))
+        except Unavailable:
+            raise  # it may have started: the next look tells
+        except BackendError as error:  # Docker leaves a failed start behind as `created`
+            await self.remove(sandbox.uid)
+            raise Refused(str(error), error.reason if error.reason != "NotFound" else "Refused") from error
+
+    async def _image(self, sandbox: Sandbox) -> Image:
+        """The image, pulled where it is missing and may be. Raises Refused ImageNotFound."""
+        name = sandbox.spec.image or self._defaults.image
+        known = self._images.get(name)
+        now = time.monotonic()
+        if known is not None and known[0] > now - IMAGE_TTL:
+            return known[1]
+
+        def look(client: docker.APIClient) -> dict[str, Any] | None:
+            try:
+                return dict(client.inspect_image(name))
+            except ImageNotFound:
+                return None
+
+        found = await self._call("look", f"looking at image {name}", look)
+        if found is None:
+            await self._pull(name)
+            found = await self._call("look", f"looking at image {name}", look)
+        if found is None:
+            raise Refused(f"image {name} is not on this Docker daemon; {_GET_IMAGE.format(name=name)}", "ImageNotFound")
+        config = found["Config"]
+        command = (*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ()))
+        image = Image(found["Id"], (config.get("Labels") or {}).get(AGENT_LABEL) == "1", command)
+        self._images[name] = (now, image)
+        return image
+
+    async def _pull(self, name: str) -> None:
+        """Try a bounded number of times, with growing waits; a registry that says no is final."""
+        failure = "pulling is switched off (SANDBOX__PULL_IMAGES)"
+        tries = 1 + self._settings.docker_max_retries if self._settings.pull_images else 0
+        for attempt in range(tries):
+            try:
+                await self._call(
+                    "start", f"pulling image {name}", lambda client: client.pull(*parse_repository_tag(name))
+                )
+                return
+            except (NotFound, Refused) as error:
+                failure = str(error)
+                break
+            except (BackendError, Unavailable) as error:
+                failure = str(error)
+                await asyncio.sleep(min(0.5 * 2**attempt, 8))
+        raise Refused(
+            f"image {name} is not there and was not pulled ({failure}); {_GET_IMAGE.format(name=name)}", "ImageNotFound"
+        )
+
+    async def _check(self, sandbox: Sandbox) -> None:
+        """Refuse, by name, a runtime or network that the daemon does not have: its own errors come late and say less."""
+        runtime, network = sandbox.spec.runtime, sandbox.spec.network
+        if runtime:
+            have = sorted((await self._call("look", "asking for runtimes", lambda client: client.info()))["Runtimes"])
+            if runtime not in have:
+                raise Refused(
+                    f"spec.runtime: the daemon has no runtime {runtime!r}, only {', '.join(have)}", "RuntimeNotFound"
+                )
+        if network != "none":
+            rows = await self._call("look", "asking for networks", lambda client: client.networks())
+            have = sorted(row["Name"] for row in rows)
+            if network not in have:
+                raise Refused(
+                    f"spec.network: the daemon has no network {network!r}, only {', '.join(have)}", "NetworkNotFound"
+                )
+
+    async def suspend(self, uid: str) -> None:
+        name = container_name(uid)
+        self._modes.pop(uid, None)
+        self._agents.hold(uid)
+        await self._unless(uid, RunState.PAUSED, f"suspending {name}", lambda client: client.pause(name))
+
+    async def resume(self, uid: str) -> None:
+        name = container_name(uid)
+        await self._unless(uid, RunState.RUNNING, f"resuming {name}", lambda client: client.unpause(name))
+        self._agents.release(uid)
+
+    async def kill(self, uid: str) -> None:
+        name = container_name(uid)
+        await self._unless(uid, RunState.EXITED, f"killing {name}", lambda client: client.kill(name), lane="remove")
+
+    async def _unless(
+        self, uid: str, state: RunState, what: str, act: Callable[[docker.APIClient], object], lane: str = "look"
+    ) -> None:
+        """Act; where Docker refuses, all is well if the container is in `state` already."""
+        try:
+            await self._call(lane, what, act)
+        except BackendError as error:
+            if isinstance(error, Unavailable):
+                raise
+            found = await self._inspect(uid, lane)
+            if found is None:
+                raise NotFound(f"{what}: there is no such container") from error
+            if observation_of(found).state is not state:
+                raise
+
+    async def update(self, uid: str, limits: Limits) -> None:
+        name = container_name(uid)
+        body = {
+            "Memory": limits.memory,
+            "MemorySwap": limits.memory,
+            "NanoCpus": limits.nano_cpus,
+            "PidsLimit": limits.pids,
+        }
+
+        def act(client: docker.APIClient) -> None:
+            answer = client._post_json(
+                client._url("/containers/{0}/update", name), data=body
+            )  # docker-py knows no NanoCpus here
+            client._raise_for_status(answer)
+
+        try:
+            await self._call("look", f"updating the limits of {name}", act)
+        except Unavailable:
+            raise
+        except BackendError as error:
+            raise Refused(f"spec.resources.limits: {error}", "LimitsRefused") from error
+
+    async def remove(self, uid: str) -> None:
+        name = container_name(uid)
+        self._modes.pop(uid, None)
+        self._agents.forget(uid)
+        found = await self._inspect(uid, "remove")
+        if found is None:
+            return
+
+        def act(client: docker.APIClient) -> None:
+            # 409: a removal is under way; the wait below sees its end
+            ignoring(
+                HTTPStatus.NOT_FOUND,
+                HTTPStatus.CONFLICT,
+                call=lambda: client.remove_container(found["Id"], v=True, force=True),
+            )
+
+        await self._call("remove", f"removing {name}", act)
+        for _ in range(100):
+            if await self._inspect(uid, "remove") is None:
+                return
+            await asyncio.sleep(0.1)
+        raise BackendError(f"container {name} is still there 10 s after its removal", "RemovalStuck")
+
+    # --- streams ---
+
+    async def logs(self, uid: str, follow: bool = False) -> AsyncIterator[OutputChunk]:
+        inspected = await self._inspect(uid)
+        if inspected is None:
+            raise NotFound(f"no container {container_name(uid)}")
+        if inspected["Config"]["Labels"].get(LABEL_MODE) != MODE_RUN:
+            return
+        follow = follow and observation_of(inspected).state is not RunState.EXITED
+        async for stream, data in read_logs(self._api(), inspected["Id"], follow=follow):
+            yield OutputChunk(stream, data)
+
+    async def events(self) -> AsyncIterator[str]:
+        filters = {"type": ["container"], "event": WAKING, "label": [f"{LABEL_INSTANCE}={self._settings.instance}"]}
+        async for event in read_events(await asyncio.to_thread(self._api), filters):
+            uid = event.get("Actor", {}).get("Attributes", {}).get(LABEL_UID)
+            if uid:
+                yield uid
+
+    async def close(self) -> None:
+        self._agents.close()
+        for lane in self._lanes.values():
+            lane.shutdown(wait=False, cancel_futures=True)
+        if self._client is not None:
+            self._client.close()

@@ -1,0 +1,1 @@
+"""The Kubernetes cluster as the controller uses it: the only home of the official client."""

@@ -1,0 +1,80 @@
+"""Everything Prometheus is told. docs/metrics.md is made from this file."""
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+"""Seconds: from an execution in a warm sandbox to a start that pulls its image."""
+
+Counts = dict[tuple[str, str], int]
+
+
+class Metrics:
+    """The metrics of one controller, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"sandbox_{name}", text, labels, registry=self.registry)
+
+        def seconds(name: str, text: str, *labels: str) -> Histogram:
+            return Histogram(f"sandbox_{name}_seconds", text, labels, registry=self.registry, buckets=BUCKETS)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"sandbox_{name}", text, labels, registry=self.registry)
+
+        self.docker_up = gauge("docker_up", "1 while the Docker daemon answers, 0 while it does not.")
+        self.ping = seconds("docker_ping", "How long the Docker daemon took to answer a health question.")
+        self.mock = gauge("mock_mode", "1 while new sandboxes run on mock, WITHOUT ANY ISOLATION.")
+        self.backend_seconds = seconds("backend_operation", "Operations on a backend.", "backend", "operation")
+        self.backend_errors = counter(
+            "backend_errors", "Operations on a backend that failed, by reason.", "backend", "operation", "reason"
+        )
+        self.created = counter("created", "Sandboxes that were started.", "backend")
+        self.deleted = counter("deleted", "Sandboxes that were removed with every trace.", "backend")
+        self.orphans = counter("orphans", "Containers of ours without an object, removed by the sweep.", "backend")
+        self.stage = seconds(
+            "start",
+            "From the object to a running sandbox, by stage: seen (object made to first look), claimed, started, total.",
+            "backend",
+            "stage",
+        )
+        self.results = counter("results", "Sandboxes that ended, by reason of their result.", "backend", "reason")
+        self.start_failures = counter("start_failures", "Starts that failed, by reason.", "backend", "reason")
+        self.writes = counter("api_writes", "Writes to the Kubernetes API.", "verb", "resource")
+        self.last_sweep = gauge(
+            "last_sweep_timestamp_seconds", "When objects and containers were last compared in full."
+        )
+        self.watch_lag = gauge(
+            "watch_lag_seconds", "How long the watch has been behind a full list of objects; 0: it is not."
+        )
+        self.reconciles = counter("reconciles", "Passes over one sandbox, by outcome.", "outcome")
+        self.executions = counter("executions", "Executions that ended.", "backend", "path", "outcome")
+        self.execution_seconds = seconds("execution", "Executions, by stage: first_byte, total.", "backend", "stage")
+        self.executing = gauge("executions_running", "Executions under way.", "backend")
+        self.refused = counter("executions_refused", "Executions refused, by reason.", "reason")
+        self.dropped = counter("output_dropped_bytes", "Output of executions beyond its limit.", "backend")
+        self.reconnects = counter("agent_reconnects", "Links to an agent that were opened again.", "backend")
+        ProcessCollector(registry=self.registry)
+
+    def count_at_scrape(self, name: str, text: str, labels: tuple[str, ...], count: Callable[[], Counts]) -> None:
+        """A gauge that is computed when it is asked for, so that it is never stale."""
+        self.registry.register(_AtScrape(name, text, labels, count))
+
+
+class _AtScrape(Collector):
+    def __init__(self, name: str, text: str, labels: tuple[str, ...], count: Callable[[], Counts]) -> None:
+        self._name, self._text, self._labels, self._count = name, text, labels, count
+
+    def describe(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily(self._name, self._text, labels=self._labels)
+
+    def collect(self) -> Iterable[Metric]:
+        family = GaugeMetricFamily(self._name, self._text, labels=self._labels)
+        for values, count in sorted(self._count().items()):
+            family.add_metric(list(values), count)
+        yield family
