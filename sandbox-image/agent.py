@@ -1077,8 +1077,8 @@ def checked_execution(request, workspace):
         if not name or "=" in name or "\0" in name or not isinstance(value, str) or "\0" in value:
             raise Refusal("BadRequest", f"env: {name!r} is no variable with a value")
     checked["cwd"] = os.path.join(workspace, member("cwd", str, ""))
-    if "\0" in checked["cwd"] or not os.path.isdir(checked["cwd"]):
-        raise Refusal("BadRequest", f"cwd: {checked['cwd']!r} is not a directory")
+    if "\0" in checked["cwd"]:
+        raise Refusal("BadRequest", "cwd: holds a NUL")
     if not request.get("cwd") and checked["context"]:
         checked["cwd"] = ""
     checked["deadline"] = request.get("deadline")
@@ -1580,6 +1580,8 @@ class Agent:
                 upload.finish()
             finally:
                 upload.close()
+        if checked["cwd"] and not os.path.isdir(checked["cwd"]):  # now: the files may have made it
+            raise Refusal("BadRequest", f"cwd: {checked['cwd']!r} is not a directory")
         return self.start(checked), False
 
     def start(self, checked, sinks=(None, None)):
