@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -32,7 +33,7 @@ def python(code: str, **run: Any) -> Sandbox:
 
 def request(code: str, kind: str = "python", **fields: Any) -> ExecRequest:
     """An execution with an id of its own."""
-    fields = {"id": uuid4().hex, "digest": code, "timeout": 20.0} | fields
+    fields = {"id": uuid4().hex, "digest": sha256(code.encode()).hexdigest(), "timeout": 20.0} | fields
     return ExecRequest(kind=kind, code=code, **fields)
 
 
