@@ -124,7 +124,10 @@ class Peer:
     def credit(self, number: int, payload: bytes) -> None:
         """Let the agent send as much again."""
         if self.renew_credit:
-            self.send(CREDIT, number, json.dumps({"bytes": len(payload)}).encode())
+            self.credit_for(number, len(payload))
+
+    def credit_for(self, number: int, count: int) -> None:
+        self.send(CREDIT, number, json.dumps({"bytes": count}).encode())
 
     def wait(self, condition: Any) -> None:
         deadline = time.monotonic() + self.patience
