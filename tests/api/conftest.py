@@ -1,18 +1,22 @@
 """The API over real HTTP, on a port of this machine."""
 
-from collections.abc import AsyncIterator, Callable
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 
 from controller.api import Authenticator, build_app, serving
 from controller.backends import Backend
+from controller.backends.mock import MockBackend
 from controller.settings import ApiSettings, SandboxSettings, Settings
 from tests.api.memory import MemoryDirectory
-from tests.api.tiny import TinyBackend
 
 
 @dataclass
@@ -38,16 +42,20 @@ Serve = Callable[..., AbstractAsyncContextManager[Api]]
 
 
 @pytest.fixture
-async def backend() -> AsyncIterator[Backend]:
-    tiny = TinyBackend()
-    yield tiny
-    await tiny.close()
+def settings() -> Iterator[Settings]:
+    state = Path(tempfile.mkdtemp(prefix="sbx-test-"))
+    state.chmod(0o711)
+    sandbox = SandboxSettings(instance=f"test-{uuid4().hex[:12]}", state_folder=state, max_executions=4)
+    # Nothing of this machine's environment or .env counts.
+    yield Settings.model_construct(sandbox=sandbox, api=ApiSettings(port=0), watch_namespaces=())
+    shutil.rmtree(state)
 
 
 @pytest.fixture
-def settings() -> Settings:
-    # Nothing of this machine's environment or .env counts.
-    return Settings.model_construct(sandbox=SandboxSettings(), api=ApiSettings(port=0), watch_namespaces=())
+async def backend(settings: Settings) -> AsyncIterator[Backend]:
+    backend = MockBackend(settings.sandbox)
+    yield backend
+    await backend.close()
 
 
 @pytest.fixture
