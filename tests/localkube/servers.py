@@ -58,12 +58,42 @@ class Server:
 
     def install(self, crd: dict[str, Any]) -> None:
         """Makes the server serve the CRD's first version."""
+        self._delegate(crd["spec"]["group"], crd["spec"]["versions"][0]["name"])
         crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
         answer = self.call("POST", crds, crd)
         assert answer.status_code in (201, 409), answer.text
         spec = crd["spec"]
         place = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
         eventually(lambda: self.call("GET", place).status_code == 200, f"{place} is served")
+
+    def _delegate(self, group: str, version: str) -> None:
+        """Where an engine of its own serves CRDs behind an older core: says so before that core serves the group."""
+        services = "/apis/apiregistration.k8s.io/v1/apiservices"
+        engine = self.call("GET", f"{services}/v1.apiextensions.k8s.io")
+        if engine.status_code == 200 and (spec := engine.json()["spec"]).get("service"):
+            name = {"name": f"{version}.{group}"}
+            delegated = {
+                **spec,
+                "group": group,
+                "version": version,
+                "groupPriorityMinimum": 1000,
+                "versionPriority": 100,
+            }
+            service = {
+                "apiVersion": "apiregistration.k8s.io/v1",
+                "kind": "APIService",
+                "metadata": name,
+                "spec": delegated,
+            }
+            assert self.call("POST", services, service).status_code in (201, 409)
+            eventually(
+                lambda: _is_available(self.call("GET", f"{services}/{version}.{group}").json()), "it is delegated"
+            )
+
+
+def _is_available(service: dict[str, Any]) -> bool:
+    conditions = service.get("status", {}).get("conditions", ())
+    return any(condition["type"] == "Available" and condition["status"] == "True" for condition in conditions)
 
 
 def eventually(holds: Any, what: str, seconds: float = 20) -> Any:

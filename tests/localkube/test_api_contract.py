@@ -870,9 +870,16 @@ def test_strategic_patches_merge_keyed_lists(widgets: Widgets) -> None:
 def test_events_are_seen_through_both_groups(widgets: Widgets) -> None:
     about = {"kind": "Widget", "name": "one", "namespace": widgets.namespace, "apiVersion": API_VERSION}
     event = {
-        "apiVersion": "v1", "kind": "Event", "metadata": {"name": "one.1"}, "involvedObject": about, "reason": "Started",
-        "message": "it started", "type": "Normal", "source": {"component": "tests"}, "count": 1,
-    }  # fmt: skip
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": "one.1"},
+        "involvedObject": about,
+        "reason": "Started",
+        "message": "it started",
+        "type": "Normal",
+        "source": {"component": "tests"},
+        "count": 1,
+    }
     ok(widgets.server.call("POST", widgets.core("events"), event), 201)
     newer = ok(widgets.server.call("GET", f"/apis/events.k8s.io/v1/namespaces/{widgets.namespace}/events/one.1"))
     assert (newer["apiVersion"], newer["note"], newer["regarding"]["name"]) == ("events.k8s.io/v1", "it started", "one")
@@ -939,9 +946,11 @@ def test_a_new_definition_is_served_and_a_deleted_one_is_not(server: Server) -> 
     version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": {"type": "object"}}}
     names = {"plural": "gadgets", "kind": "Gadget"}
     crd = {
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": f"gadgets.{group}"},
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"gadgets.{group}"},
         "spec": {"group": group, "scope": "Cluster", "names": names, "versions": [version]},
-    }  # fmt: skip
+    }
     try:
         server.install(crd)
         state = ok(server.call("GET", f"{kinds}/gadgets.{group}"))["status"]
@@ -949,7 +958,7 @@ def test_a_new_definition_is_served_and_a_deleted_one_is_not(server: Server) -> 
             c["type"]: c["status"] for c in state["conditions"]
         }.items()
         assert state["acceptedNames"]["listKind"] == "GadgetList"
-        gadget = {"apiVersion": f"{group}/v1", "kind": "Gadget", "metadata": {"name": "g"}}
+        gadget = {"apiVersion": f"{group}/v1", "kind": "Gadget", "metadata": {"generateName": "g-"}}
         assert "namespace" not in ok(server.call("POST", f"/apis/{group}/v1/gadgets", gadget), 201)["metadata"]
     finally:
         server.call("DELETE", f"{kinds}/gadgets.{group}")
