@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -59,7 +59,7 @@ async def running(settings: Settings, cluster: Configuration) -> AsyncIterator[d
         count_objects(metrics, reconciler)
         sweeper = Sweeper(reconciler, store, fleet, metrics, settings.watch_namespaces)
 
-        def seen(event: dict[str, Any]) -> None:
+        def seen(event: Mapping[str, Any]) -> None:
             body = event["object"]
             sweeper.brought(body)
             if event["type"] == "DELETED":

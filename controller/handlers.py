@@ -47,13 +47,12 @@ def _registry(seen: Callable[[Event], None], credentials: Configuration) -> kopf
 
     @kopf.on.login(registry=registry)  # type: ignore[arg-type]
     def login(**_: Any) -> kopf.ConnectionInfo:
-        scheme, _, token = (credentials.get_api_key_with_prefix("authorization") or "").partition(" ")
+        bearer = credentials.auth_settings().get("BearerToken", {}).get("value", "")  # refreshed, if it has to be
         return kopf.ConnectionInfo(
             server=credentials.host,
             ca_path=credentials.ssl_ca_cert,
             insecure=not credentials.verify_ssl,
-            scheme=scheme if token else None,
-            token=token or scheme or None,
+            token=bearer.removeprefix("Bearer ") or None,
             certificate_path=credentials.cert_file,
             private_key_path=credentials.key_file,
             username=credentials.username or None,

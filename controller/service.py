@@ -45,6 +45,11 @@ class Service:
                     return life.sandbox
                 await changed.wait()
 
+    async def wait_gone(self, uid: str, timeout: float) -> None:
+        async with asyncio.timeout(timeout):
+            while (life := self._reconciler.lives.get(uid)) is not None:
+                await life.changed.wait()
+
     async def delete(self, uid: str) -> None:
         sandbox = self.get(uid)
         if sandbox is None:
@@ -81,7 +86,7 @@ class Service:
 
 def _is_settled(sandbox: Sandbox) -> bool:
     """It can run code, has ended, or will do nothing more by itself."""
-    ready = next((each for each in sandbox.status.get("conditions", ()) if each["type"] == "Ready"), {})
-    if sandbox.status.get("phase") in TERMINAL or ready.get("status") == "True":
+    conditions = {each["type"]: each["status"] for each in sandbox.status.get("conditions", ())}
+    if sandbox.status.get("phase") in TERMINAL or conditions.get("Ready") == "True":
         return True
     return sandbox.spec.run is not None and sandbox.status.get("phase") == Phase.RUNNING

@@ -5,6 +5,7 @@ Starts, removals and looks have a lane each, so that slow starts delay no deleti
 
 import asyncio
 import json
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -163,7 +164,7 @@ class DockerBackend:
 
         def look() -> Health:
             try:
-                client = connect(timeout=timeout, pool_size=1)
+                client = connect(timeout=math.ceil(timeout), pool_size=1)
             except Exception as error:  # noqa: BLE001 - whatever keeps Docker away is the answer, not a failure
                 return diagnose(error)
             try:

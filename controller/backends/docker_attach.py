@@ -45,7 +45,7 @@ async def attach(client: docker.APIClient, container: str, timeout: float) -> "A
     try:
         async with asyncio.timeout(timeout):
             reader, writer = await _dial(client)
-            path = f"/v{client._version}/containers/{container}/attach?stream=1&stdin=1&stdout=1"
+            path = f"/v{client.api_version}/containers/{container}/attach?stream=1&stdin=1&stdout=1"
             writer.write(
                 f"POST {path} HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n".encode()
             )

@@ -25,7 +25,7 @@ class DockerTooOld(Exception):
     """The daemon's API is older than MINIMUM_API."""
 
 
-def connect(timeout: float = READ_TIMEOUT, pool_size: int = 32) -> docker.APIClient:
+def connect(timeout: int = READ_TIMEOUT, pool_size: int = 32) -> docker.APIClient:
     """A client of the daemon that DOCKER_HOST and its TLS variables name, else of Docker's current context.
 
     Asks the daemon for its version. Raises what `diagnose` understands.
@@ -36,9 +36,9 @@ def connect(timeout: float = READ_TIMEOUT, pool_size: int = 32) -> docker.APICli
         if context is not None and context.name != "default":
             options = {"base_url": context.Host, "tls": context.TLSConfig}
     client = docker.APIClient(version="auto", timeout=timeout, max_pool_size=pool_size, num_pools=4, **options)
-    if tuple(int(part) for part in client._version.split(".")) < MINIMUM_API:
+    if tuple(int(part) for part in client.api_version.split(".")) < MINIMUM_API:
         client.close()
-        raise DockerTooOld(client._version)
+        raise DockerTooOld(client.api_version)
     return client
 
 
@@ -86,7 +86,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
             continue
         seen.add(id(cause))
         yield cause
-        waiting += [cause.__cause__, cause.__context__, getattr(cause, "reason", None)]  # type: ignore[list-item]
+        waiting += [cause.__cause__, cause.__context__, getattr(cause, "reason", None)]
         waiting += [arg for arg in cause.args if isinstance(arg, BaseException)]
         waiting = [c for c in waiting if c is None or isinstance(c, BaseException)]
 

@@ -1,6 +1,9 @@
 """Who a token belongs to, and what they may do: TokenReview and SubjectAccessReview."""
 
-from controller.cluster.connection import Connection
+from collections.abc import Mapping
+from typing import Any
+
+from controller.cluster.connection import Body, Connection
 from controller.directory import Action, DirectoryError, Identity, StoreUnavailable
 from controller.model import GROUP, PLURAL, VERSION
 
@@ -43,7 +46,7 @@ class ClusterReviewer:
         status = (await self._review("/apis/authorization.k8s.io/v1/subjectaccessreviews", body))["status"]
         return bool(status.get("allowed"))
 
-    async def _review(self, path: str, body: dict[str, object]) -> dict[str, dict[str, object]]:
+    async def _review(self, path: str, body: Mapping[str, Any]) -> Body:
         try:
             return await self._connection.call("POST", path, body)
         except StoreUnavailable:
