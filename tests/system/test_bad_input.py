@@ -1,6 +1,7 @@
 """What is wrong with an object is said at the earliest place, costs no call to a backend, harms no other sandbox."""
 
 import asyncio
+import json
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -68,7 +69,8 @@ class Place:
         """A good sandbox runs as if nothing were wrong."""
         await self.create("good", python(code="print('fine')"))
         done = await until(lambda: self.get("good"), lambda body: phase(body) in ("Succeeded", "Failed"))
-        assert done["status"]["result"]["stdout"] == "fine\n", done["status"]
+        result = done["status"]["result"]
+        assert (result["stdout"], result["reason"]) == ("fine\n", "Completed"), json.dumps(done["status"])
 
     async def clear(self) -> None:
         """Deletes all; nothing is left in the backend then."""
