@@ -34,7 +34,7 @@ def _docker_client() -> Iterator[docker.DockerClient | None]:
     client.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def docker_client(_docker_client: docker.DockerClient | None) -> docker.DockerClient:
     """A client of a daemon that answers."""
     if _docker_client is None:
@@ -43,7 +43,7 @@ def docker_client(_docker_client: docker.DockerClient | None) -> docker.DockerCl
     return _docker_client
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def sandbox_image(docker_client: docker.DockerClient) -> str:
     """The name of the sandbox image, built on the daemon."""
     try:
@@ -53,7 +53,7 @@ def sandbox_image(docker_client: docker.DockerClient) -> str:
     return IMAGE
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def runsc(docker_client: docker.DockerClient) -> str:
     """The name of the gVisor runtime, registered in the daemon."""
     if "runsc" not in docker_client.info().get("Runtimes", {}):
@@ -61,7 +61,7 @@ def runsc(docker_client: docker.DockerClient) -> str:
     return "runsc"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def real_kubeconfig() -> Path:
     """The kubeconfig of a real API server with the CRD's group free for this test run."""
     path = os.environ.get("SANDBOX_TEST_KUBECONFIG")
@@ -70,7 +70,7 @@ def real_kubeconfig() -> Path:
     return Path(str(path))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def kubectl() -> str:
     """The path of kubectl."""
     path = shutil.which("kubectl")
