@@ -16,3 +16,31 @@ PYTEST := $(BIN)/pytest
 lock: ## renew the locked dependencies (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --all-extras --group dev pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --all-extras --group dev --group bench pyproject.toml -o requirements-bench.lock
+
+demo: .venv/ready ## the main job once: a Sandbox is applied, runs, and is shown
+	@docker version >/dev/null 2>&1 && ! docker image inspect $(IMAGE) >/dev/null 2>&1 && $(MAKE) --no-print-directory image || true
+	@$(BIN)/sandbox-controller demo
+
+dev: .venv/ready ## the controller and a Kubernetes API of its own, to stay
+	$(BIN)/sandbox-controller dev
+
+image: ## the sandbox image, agent-sandbox:latest
+	sandbox-image/build $(IMAGE)
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: .venv/ready ## everything but what takes minutes
+	$(PYTEST) -m "not long and not cluster"
+
+test-long: .venv/ready ## storms and kills: minutes
+	$(PYTEST) -m long --timeout 900
+
+test-cluster: .venv/ready ## the chart on a real cluster with a node
+	$(PYTEST) -m cluster --timeout 900
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

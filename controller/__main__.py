@@ -34,7 +34,7 @@ DRAIN_SECONDS = 10.0
 
 @asynccontextmanager
 async def running(settings: Settings, cluster: Configuration) -> AsyncIterator[dict[str, str]]:
-    """The whole controller, while the block runs; gives its URLs, `api` and `operations`.
+    """The whole controller, while the block runs; gives its URLs, `api` and `operations`, and its `backend`.
 
     Raises DockerUnavailableError where Docker is required and absent, ServeError where the API would be unsafe.
     """
@@ -83,6 +83,7 @@ async def running(settings: Settings, cluster: Configuration) -> AsyncIterator[d
         group.start("monitor", lambda: fleet.monitor(reconciler.wake_all))
         group.start("follow", lambda: fleet.follow(reconciler.wake))
         urls = {
+            "backend": fleet.choice.auto or "none",
             "operations": await stack.enter_async_context(serving(operations, at_metrics)),
             "api": await stack.enter_async_context(serving(app, settings.api)),
         }

@@ -45,9 +45,9 @@ def _settings() -> kopf.OperatorSettings:
 def _registry(seen: Callable[[Event], None], credentials: Configuration) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
 
-    @kopf.on.login(registry=registry)  # type: ignore[arg-type]
+    @kopf.on.login(registry=registry)
     def login(**_: Any) -> kopf.ConnectionInfo:
-        bearer = credentials.auth_settings().get("BearerToken", {}).get("value", "")  # refreshed, if it has to be
+        bearer = credentials.auth_settings().get("BearerToken", {}).get("value") or ""  # refreshed, if it has to be
         return kopf.ConnectionInfo(
             server=credentials.host,
             ca_path=credentials.ssl_ca_cert,

@@ -203,8 +203,8 @@ def _plan_life(want: Sandbox, have: Observation, now: datetime, facts: Facts) ->
         return Suspend() if suspended else Resume()
     if facts.problem is None and _differ(have.limits, facts.limits):
         return Update(facts.limits)
-    until = [moment for moment in (limit and limit[0], facts.problem and facts.problem.retry_at) if moment is not None]
-    return Wait(min(until, default=None))
+    moments = (limit[0] if limit else None, facts.problem.retry_at if facts.problem else None)
+    return Wait(min((moment for moment in moments if moment is not None), default=None))
 
 
 def _differ(have: Limits, want: Limits) -> bool:

@@ -86,7 +86,7 @@ class ApiSettings(Group):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    metrics_host: str = "0.0.0.0"
+    metrics_host: str = "127.0.0.1"
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 8080
     max_body: Annotated[int, BeforeValidator(memory_bytes), Field(ge=2**16)] = 16 * 2**20
     max_file: Annotated[int, BeforeValidator(memory_bytes), Field(ge=2**16)] = 256 * 2**20

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from controller.executions import Outcome
+from controller.grammar import host_folder
 from controller.model import Isolation, Phase, Reason, Sandbox, SandboxSpec
 
 NAME = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
@@ -17,21 +18,18 @@ MAX_WAIT = 300
 """Seconds that a create may wait."""
 
 Name = Annotated[str, StringConstraints(pattern=NAME)]
+HostFolder = Annotated[str, StringConstraints(max_length=1024), AfterValidator(host_folder)]
 
 
 class CreateSandbox(SandboxSpec):
     """A name and the fields of `spec`, all optional."""
 
-    name: Annotated[Name | None, Field(description="Default: a new one, `sandbox-…`.")] = None
-    namespace: Annotated[Name | None, Field(description="Default: the first of WATCH_NAMESPACES, else `default`.")] = (
-        None
+    name: Name | None = Field(None, description="Default: a new one, `sandbox-…`.")
+    namespace: Name | None = Field(None, description="Default: the first of WATCH_NAMESPACES, else `default`.")
+    wait: float = Field(
+        30, ge=0, le=MAX_WAIT, allow_inf_nan=False, description="Seconds to wait at most until it is ready."
     )
-    wait: Annotated[
-        float, Field(ge=0, le=MAX_WAIT, allow_inf_nan=False, description="Seconds to wait until it is ready.")
-    ] = 30
-    workspace_path: Annotated[
-        str | None, StringConstraints(max_length=1024), Field(description="Older name of `workspace.host_path`.")
-    ] = None
+    workspace_path: HostFolder | None = Field(None, description="Older name of `workspace.host_path`.")
 
     @model_validator(mode="after")
     def _one_workspace(self) -> Self:

@@ -277,7 +277,7 @@ class DockerBackend:
             return await self._start(sandbox)
 
     async def _start(self, sandbox: Sandbox) -> Observation:
-        image = await self._image(sandbox)
+        image = await self.image(sandbox.spec.image or self._defaults.image)
         await self._check(sandbox)
         name, body = container_name(sandbox.uid), create_body(sandbox, self._defaults, image)
 
@@ -305,9 +305,8 @@ class DockerBackend:
             await self.remove(sandbox.uid)
             raise Refused(str(error), error.reason if error.reason != "NotFound" else "Refused") from error
 
-    async def _image(self, sandbox: Sandbox) -> Image:
-        """The image, pulled where it is missing and may be. Raises Refused ImageNotFound."""
-        name = sandbox.spec.image or self._defaults.image
+    async def image(self, name: str) -> Image:
+        """The image of that name, pulled where it is missing and may be. Raises Refused ImageNotFound."""
         known = self._images.get(name)
         now = time.monotonic()
         if known is not None and known[0] > now - IMAGE_TTL:
@@ -407,7 +406,7 @@ class DockerBackend:
             "PidsLimit": limits.pids,
         }
 
-        def act(client: docker.APIClient) -> None:
+        def act(client: Any) -> None:
             answer = client._post_json(
                 client._url("/containers/{0}/update", name), data=body
             )  # docker-py knows no NanoCpus here

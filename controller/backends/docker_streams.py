@@ -102,7 +102,7 @@ def read_ends(client: docker.APIClient, container: str, limit: int) -> tuple[byt
     return bytes(ends["stdout"]), bytes(ends["stderr"])
 
 
-def _open_logs(client: docker.APIClient, container: str, *, follow: bool) -> Generator[Piece, None, None]:
+def _open_logs(client: Any, container: str, *, follow: bool) -> Generator[Piece, None, None]:
     url = client._url("/containers/{0}/logs", container)  # docker-py's own logs() mixes the two streams
     params = {"stdout": 1, "stderr": 1, "follow": int(follow), "tail": "all"}
     response = client._get(url, params=params, stream=True, timeout=None if follow else READ_TIMEOUT)

@@ -4,7 +4,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
 from typing import TypeVar
-from typing import TypeVar
 
 from controller.backends import (
     Backend,
@@ -19,8 +18,6 @@ from controller.backends import (
 )
 from controller.metrics import Metrics
 from controller.model import Sandbox
-
-T = TypeVar("T")
 
 T = TypeVar("T")
 

@@ -50,7 +50,7 @@ def find_python(user: int | None) -> Path:
     system = shutil.which("python3", path=_SYSTEM_PATH)
     for candidate in (Path(sys.executable), *([Path(system)] if system else [])):
         real = candidate.resolve()
-        if user is None or reachable_by_others(real):
+        if _usable(real, user):
             return real
     raise Refused(f"{sys.executable} lies in a folder closed to others; install python3 in /usr/bin", "NoPython")
 
@@ -107,10 +107,18 @@ def _environment(folder: Folder, record: Record, python: Path) -> dict[str, str]
 
 
 def _search_path(python: Path, user: int | None) -> str:
-    """Our PATH with the interpreter first, without the folders that the sandbox's user cannot enter."""
+    """Our PATH with the interpreter first, without the folders that the sandbox's user cannot enter.
+
+    In one of those, what is not found at all would be told as "Permission denied".
+    """
     ours = [Path(entry) for entry in os.environ.get("PATH", _SYSTEM_PATH).split(":") if entry.startswith("/")]
     folders = dict.fromkeys((python.parent, *ours))
-    return ":".join(str(folder) for folder in folders if user is None or reachable_by_others(folder))
+    return ":".join(str(folder) for folder in folders if _usable(folder, user))
+
+
+def _usable(path: Path, user: int | None) -> bool:
+    """Whether the sandbox's user can enter or execute it."""
+    return os.access(path, os.X_OK) if user is None else reachable_by_others(path)
 
 
 def _request(run: Run, timeout: int) -> dict[str, object]:

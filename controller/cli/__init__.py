@@ -21,6 +21,10 @@ Its address is --api or SANDBOX_API. The exit code is the program's own; 125 whe
 
 CONTROLLER: Table = {
     "run": "controller.cli.run:run",
+    "dev": "controller.cli.dev:dev",
+    "demo": "controller.cli.demo:demo",
+    "doctor": "controller.cli.doctor:doctor",
+    "plan": "controller.cli.plan:plan",
     "sandbox": (SANDBOX_HELP, SANDBOX),
     "sbx": (SANDBOX_HELP, SANDBOX),
 }

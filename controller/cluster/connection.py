@@ -74,22 +74,23 @@ class Connection:
         *,
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
     ) -> Body:
         """One request. Raises Gone, Stale, Exists, Invalid, Forbidden, StoreUnavailable."""
         if method != "GET":
             self._metrics.writes.labels(verb=method.lower(), resource=_resource(path)).inc()
         return await asyncio.get_running_loop().run_in_executor(
-            self._threads, self._request, method, path, body, query or {}, content_type
+            self._threads, self._request, method, path, body, query or {}, content_type, accept
         )
 
     def _request(
-        self, method: str, path: str, body: Mapping[str, Any] | None, query: Mapping[str, str], content_type: str
+        self, method: str, path: str, body: Mapping[str, Any] | None, query: Mapping[str, str], content_type: str, accept: str
     ) -> Body:
         request = self._api.param_serialize(
             method,
             path,
             query_params=list(query.items()),
-            header_params={"Accept": "application/json", "Content-Type": content_type},
+            header_params={"Accept": accept, "Content-Type": content_type},
             body=None if body is None else dict(body),
             auth_settings=["BearerToken"],
         )
