@@ -85,6 +85,11 @@ def mock_refusal(spec: SandboxSpec, settings: SandboxSettings) -> Problem | None
             "IsolationUnavailable",
             "spec.isolation is required, and only mock is there, which isolates nothing: start Docker",
         )
+    if spec.runtime:
+        return Problem(
+            "IsolationUnavailable",
+            f"spec.runtime asks for {spec.runtime}, and only mock is there, which isolates nothing: start Docker",
+        )
     if not settings.mock_allowed:
         return Problem("MockNotAllowed", "Sandboxes on mock are not allowed here: SANDBOX__MOCK_ALLOWED=false")
     return None
