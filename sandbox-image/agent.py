@@ -92,6 +92,8 @@ MAX_FORGOTTEN = 10_000  # ids remembered after that, so that a late retry is ref
 MAX_ENTRIES = 10_000
 WINDOW = 256 * 1024
 CONTEXT_IDLE_SECONDS = 1800.0
+BEGIN_SECONDS = 5.0  # for a supervisor to begin a program
+NICE = 10  # of programs, so that a hundred busy ones do not keep their supervisor from ending them
 MAX_IDLE = 4  # supervisors that wait for the next execution
 FORCE_SECONDS = 0.4  # after which a supervisor that does not end its program is ended with it
 SWEEP_SECONDS = 0.4  # for the orphans of a supervisor that was killed
@@ -238,6 +240,7 @@ def launcher():
 
     LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps supervisors
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0o022)
     exec(compile("print(end='')", "<warm>", "exec"), {})  # what the compiler makes once, programs share
@@ -293,6 +296,7 @@ def supervise(control):
             message, descriptors, _, _ = socket.recv_fds(control, 64, 8, socket.MSG_CMSG_CLOEXEC)
         if not message:
             os._exit(0)
+        control.send(json.dumps({"began": True}).encode())
         try:
             socket.send_fds(seat, [message], descriptors)
         except OSError:
@@ -348,6 +352,7 @@ def await_job(seat):
         signal.signal(number, signal.SIG_DFL)
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     os.setsid()
+    os.nice(NICE)
     exec(compile("pass", "<warm>", "exec"), {})  # have pages copied now
     message, descriptors, _, _ = socket.recv_fds(seat, 64, 8, socket.MSG_CMSG_CLOEXEC)
     if not message:
@@ -677,8 +682,8 @@ class Supervisor:
     def __init__(self, agent):
         self.agent = agent
         self.pid = self.number = self.born = 0
-        self.on_gone = self.report = self.end_at = self.swept_by = None
-        self.forced = False
+        self.began = False
+        self.on_gone = self.report = self.force_at = self.sweep_by = None
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control.setblocking(False)
         try:
@@ -698,7 +703,7 @@ class Supervisor:
     def run(self, job, stdio, on_gone, work=()):
         """Start a program. `on_gone(report)` is called once, when nothing is left of it. Raises OSError.
 
-        The report is None if the supervisor was killed, and has "error" if the program could not be started.
+        The report is None if the supervisor was killed, and has "error" if the program never began.
         """
         self.number += 1
         job_descriptor = memory_file(job)
@@ -706,17 +711,17 @@ class Supervisor:
             socket.send_fds(self.control, [b"run %d" % self.number], [*stdio, job_descriptor, *work])
         finally:
             os.close(job_descriptor)
-        self.on_gone = on_gone
+        self.on_gone, self.began = on_gone, False
+        self.force_at = time.monotonic() + BEGIN_SECONDS
         self.born = int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
     def end(self):
-        """End the program. A supervisor that does not do it in time is ended with everything below it."""
-        if self.end_at is None:
-            self.end_at = time.monotonic()
-            try:
-                self.control.send(b"end %d" % self.number)
-            except OSError:  # it is gone or stopped: then it is forced
-                pass
+        """Have the supervisor end its program, and end both by force if it does not in time."""
+        self.force_at = time.monotonic() + FORCE_SECONDS
+        try:
+            self.control.send(b"end %d" % self.number)
+        except OSError:  # it is gone or stopped
+            pass
 
     def on_message(self):
         if self.control.fileno() < 0:
@@ -727,51 +732,53 @@ class Supervisor:
             return
         except ConnectionError:
             message = b""
-        news = json.loads(message) if message else None
-        if news and "pid" in news:
+        news = json.loads(message) if message else {}
+        if "pid" in news:
             self.pid = news["pid"]
-            return
-        self.report = news
-        if not news or not self.pid:
-            self.agent.selector.unregister(self.control)
-            self.control.close()
-            self.report = news or None
-        self.swept_by = time.monotonic() + SWEEP_SECONDS
+        elif "began" in news:
+            self.began, self.force_at = True, None
+        elif news:
+            self.on_end(news)
+        else:
+            self.retire()
+            if not self.idle:
+                self.on_end(None if self.began else {"error": "the process that was to run it was ended; try again"})
+
+    def on_end(self, report):
+        self.report, self.force_at, self.sweep_by = report, None, time.monotonic() + SWEEP_SECONDS
         self.sweep()
 
     def tick(self, now):
-        if self.swept_by is not None:
+        if self.sweep_by is not None:
             self.sweep()
-        elif self.end_at is not None and now > self.end_at + FORCE_SECONDS and not self.forced:
-            self.forced = True
+        elif self.force_at is not None and now > self.force_at:
+            self.force_at = None
             if self.pid:
                 end_all(lambda: below(self.pid))
                 send_signal(self.pid, signal.SIGKILL)
-            else:
-                self.agent.replace_launcher()
+            self.agent.end_launcher()  # what stopped this one may have stopped that, too
 
     def sweep(self):
         """After its report nothing is left of a program, unless the supervisor was killed or is no subreaper."""
         killed = self.report is None
         if (killed or not self.agent.subreaper) and not self.agent.sweep(self.pid if killed else 0, self.born):
-            if time.monotonic() < self.swept_by:
+            if time.monotonic() < self.sweep_by:
                 return
             if os.getpid() == 1:  # the last resort: end all that runs in this container
                 send_signal(-1, signal.SIGKILL)
         on_gone, report = self.on_gone, self.report
-        self.on_gone = self.report = self.end_at = self.swept_by = None
-        self.forced = False
-        idle = sum(supervisor.idle for supervisor in self.agent.supervisors) - 1
-        if self.control.fileno() < 0 or idle >= MAX_IDLE:
+        self.on_gone = self.report = self.sweep_by = None
+        if self.control.fileno() < 0 or sum(each.idle for each in self.agent.supervisors) > MAX_IDLE:
             self.retire()
-        if on_gone:
-            on_gone(report)
+        on_gone(report)
 
     def retire(self):
-        self.agent.supervisors.discard(self)
+        """Let go of it, and forget it unless something of its program may be left."""
         if self.control.fileno() >= 0:
             self.agent.selector.unregister(self.control)
-            self.control.close()
+            self.control.close()  # then it ends itself
+        if self.idle:
+            self.agent.supervisors.discard(self)
 
 
 def memory_file(document):
@@ -896,7 +903,7 @@ class Context:
 
     def __init__(self, agent, name):
         self.agent, self.name = agent, name
-        self.execution, self.used_at = None, time.monotonic()
+        self.execution, self.used_at, self.ending = None, time.monotonic(), False
         self.work, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.work.setblocking(False)
         job = {"kind": "context", "env": {}, "cwd": agent.workspace.path, "limits": agent.rlimits}
@@ -908,6 +915,10 @@ class Context:
         finally:
             theirs.close()
         agent.selector.register(self.work, selectors.EVENT_READ, self.on_report)
+
+    @property
+    def pid(self):
+        return self.supervisor.pid
 
     def run(self, execution, job, stdio):
         if self.execution:
@@ -943,12 +954,17 @@ class Context:
                 "cpu_seconds": float(news["cpu_seconds"]),
             }
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-            self.supervisor.end()
+            self.end()
             return
         self.used_at = time.monotonic()
         if self.execution:
             execution, self.execution = self.execution, None
             execution.finish(report)
+
+    def end(self):
+        if not self.ending:
+            self.ending = True
+            self.supervisor.end()
 
     def on_gone(self, report):
         if self.work.fileno() >= 0:
@@ -982,9 +998,9 @@ class Execution:
                 context = agent.context(request["context"])
                 job["cwd"] = request["cwd"] and job["cwd"]  # else where the context is
                 context.run(self, job, stdio)
-                self.supervisor = context.supervisor
+                self.process = context
             else:
-                self.supervisor = agent.run(job, stdio, self.finish)
+                self.process = agent.run(job, stdio, self.finish)
         except BaseException:
             self.close()
             raise
@@ -998,7 +1014,7 @@ class Execution:
     def end(self, reason):
         if self.ending is None and self.result is None:
             self.ending = reason
-            self.supervisor.end()
+            self.process.end()
 
     def finish(self, report):
         """Make the result. `report` is None if the supervisor was killed, by the program or by us."""
@@ -1509,9 +1525,11 @@ class Agent:
 
     def serve(self, until=lambda: False):
         """Serve until SIGTERM or until `until()`, then end everything that was started."""
-        if not self.requests:
-            self.start_launcher()
-            Supervisor(self)  # one waits for the first execution
+        if not self.supervisors:
+            try:
+                Supervisor(self)  # waits for the first execution,
+            except Refusal:  # which says what is wrong
+                pass
         while not self.stopping and not until():
             for key, _ in self.selector.select(self.seconds_to_next()):
                 key.data()
@@ -1526,10 +1544,10 @@ class Agent:
         if self.running and (self.memory or self.pids):
             due.append(self.watched_at + WATCH_SECONDS)
         for supervisor in self.supervisors:
-            if supervisor.swept_by is not None:
+            if supervisor.sweep_by is not None:
                 return 0.002
-            if supervisor.end_at is not None and not supervisor.forced:
-                due.append(supervisor.end_at + FORCE_SECONDS)
+            if supervisor.force_at is not None:
+                due.append(supervisor.force_at)
         if self.running:
             due += [e.deadline for e in self.executions.values() if not (e.result or e.ending or e.deadline is None)]
         due += [context.used_at + CONTEXT_IDLE_SECONDS for context in self.contexts.values() if not context.execution]
@@ -1542,7 +1560,7 @@ class Agent:
                     execution.end("Timeout")
         for context in list(self.contexts.values()):
             if not context.execution and now > context.used_at + CONTEXT_IDLE_SECONDS:
-                context.supervisor.end()
+                context.end()
         for supervisor in list(self.supervisors):
             supervisor.tick(now)
         if (self.memory or self.pids) and now >= self.watched_at + WATCH_SECONDS:
@@ -1552,9 +1570,9 @@ class Agent:
     def watch_limits(self):
         """End executions that are above the limits, where no kernel does it."""
         for execution in list(self.executions.values()):
-            if execution.result or not execution.supervisor.pid:
+            if execution.result or not execution.process.pid:
                 continue
-            tree = below(execution.supervisor.pid)
+            tree = below(execution.process.pid)
             if self.memory and resident_bytes(tree) > self.memory:
                 execution.end("OOMKilled")
             elif self.pids and len(tree) > self.pids:
@@ -1600,7 +1618,7 @@ class Agent:
 
     def context(self, name):
         context = self.contexts.get(name)
-        if context is None or context.supervisor.end_at is not None:
+        if context is None or context.ending:
             if context is not None or len(self.contexts) >= MAX_CONTEXTS:
                 raise Refusal("Busy", f"{name} is ending" if context else f"{MAX_CONTEXTS} contexts are open")
             context = self.contexts[name] = Context(self, name)
@@ -1637,6 +1655,9 @@ class Agent:
         actions.append((os.POSIX_SPAWN_DUP2, theirs.fileno(), LAUNCHER_FD))
         try:
             self.launchers.add(os.posix_spawn(sys.executable, argv, os.environ, file_actions=actions))
+        except OSError:
+            self.end_launcher()
+            raise
         finally:
             theirs.close()
 
@@ -1657,23 +1678,30 @@ class Agent:
         return supervisor
 
     def launch(self, control):
-        """Have the launcher fork a supervisor. Raises Refusal (Busy), OSError."""
-        for attempt in (1, 2):
+        """Have the launcher fork a supervisor. Raises Refusal (Busy)."""
+        try:
+            if not self.requests:
+                self.start_launcher()
             try:
                 socket.send_fds(self.requests, [b"launch"], [control])
-                return
-            except BlockingIOError:
-                raise Refusal("Busy", "the launcher takes no more executions") from None
-            except OSError:  # a program ended it
-                if attempt == 2:
-                    raise
-                self.replace_launcher()
+            except ConnectionError:  # a program ended it
+                self.end_launcher()
+                self.start_launcher()
+                socket.send_fds(self.requests, [b"launch"], [control])
+        except OSError as error:
+            raise Refusal("Busy", f"no process could be started: {error.strerror}") from None
 
-    def replace_launcher(self):
-        self.requests.close()
+    def end_launcher(self):
+        """End the launcher and the supervisors that wait for work: they may be stopped. Others come when needed."""
+        for supervisor in [each for each in self.supervisors if each.idle]:
+            supervisor.retire()
+            if supervisor.pid:
+                send_signal(supervisor.pid, signal.SIGKILL)
         for pid in self.launchers:
             send_signal(pid, signal.SIGKILL)
-        self.start_launcher()
+        if self.requests:
+            self.requests.close()
+            self.requests = None
 
     def on_signal(self, wakeup):
         try:
@@ -1787,7 +1815,6 @@ def run_once(agent, spec_path, result_path):
     checked = checked_execution({"id": "run", "digest": "run", **request}, agent.workspace.path)
     checked["output_limit"] = 0
     checked["input"] = stdin.encode("utf-8", "surrogateescape")
-    agent.start_launcher()
     execution = agent.start(checked, (sink("stdout"), sink("stderr")))
     agent.serve(until=lambda: execution.result or execution.refusal)
     if not execution.result:
