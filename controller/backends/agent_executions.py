@@ -63,7 +63,8 @@ class AgentExecutions:
     # --- links ---
 
     async def ready(self, uid: str) -> bool:
-        """Whether the agent answers."""
+        """Whether the agent of a sandbox that was seen running answers."""
+        self.release(uid)
         try:
             await self._link(uid)
         except BackendError:
@@ -80,8 +81,9 @@ class AgentExecutions:
         self._session(uid).held = True
 
     def release(self, uid: str) -> None:
-        """The sandbox goes on."""
-        self._session(uid).held = False
+        """The sandbox goes on, or was not suspended."""
+        if uid in self._sessions:
+            self._sessions[uid].held = False
 
     def forget(self, uid: str) -> None:
         """The sandbox is being removed."""
@@ -113,15 +115,20 @@ class AgentExecutions:
                 try:
                     session.link = await AgentLink.open(await self._connect(uid), OPEN_SECONDS)
                 except BackendError:
-                    if not session.running:
-                        self._sessions.pop(uid, None)
+                    self._drop_unused(uid, session)
                     raise
                 hello = session.link.hello
                 session.idle_since = datetime.now(UTC) - timedelta(seconds=hello.idle_seconds)
-                for execution_id in set(hello.running) - session.running.keys():
-                    session.running[execution_id] += 1  # started by an earlier controller
+                for execution_id in set(hello.running) - session.running.keys():  # began under an earlier controller
+                    session.running[execution_id] += 1
                     self._in_background(self._follow(session, execution_id, session.link.attach(execution_id)))
             return session.link
+
+    def _drop_unused(self, uid: str, session: Session) -> None:
+        """What was asked for in vain, perhaps for a sandbox that never was, is not remembered."""
+        never_linked = session.link is None and not session.running and not session.held
+        if never_linked and self._sessions.get(uid) is session:
+            del self._sessions[uid]
 
     # --- executions ---
 
@@ -131,7 +138,7 @@ class AgentExecutions:
         if request.id not in session.running and len(session.running) >= self._max:
             raise Busy(f"sandbox {uid} runs {self._max} executions, the most at once (SANDBOX__MAX_EXECUTIONS)")
         session.running[request.id] += 1
-        over = False
+        link, over = None, False
         try:
             link = await self._link(uid)
             async with aclosing(self._items(uid, link, request)) as items:
@@ -142,8 +149,9 @@ class AgentExecutions:
             over = True  # it was refused
             raise
         finally:
-            if over or self._closed or self._sessions.get(uid) is not session:
+            if link is None or over or self._closed:
                 self._ended(session, request.id)
+                self._drop_unused(uid, session)
             else:  # nobody listens any more, and it still counts until it ends
                 self._in_background(self._follow(session, request.id, self._items(uid, link, request)))
 
@@ -152,7 +160,7 @@ class AgentExecutions:
         loop = asyncio.get_running_loop()
         began = loop.time()
         told = {"stdout": 0, "stderr": 0}
-        for _ in range(MAX_BREAKS):
+        for broken in range(MAX_BREAKS):
             try:
                 async with aclosing(link.execute(request, told)) as items:
                     async for item in items:
@@ -162,12 +170,15 @@ class AgentExecutions:
                 return
             except LinkLost:
                 pass
+            except BackendError:
+                if not broken and not any(told.values()):
+                    raise
+                break  # of no use to who saw it begin
             fresh = await self._reopened(uid)
             if fresh is None:
                 break
             link = fresh
-        duration = round((loop.time() - began) * 1000)
-        yield ExecResult(request.id, None, Reason.LOST, duration, "agent")
+        yield ExecResult(request.id, None, Reason.LOST, round((loop.time() - began) * 1000), "agent")
 
     async def _reopened(self, uid: str) -> AgentLink | None:
         """A new link in place of one that broke; None where the agent is gone or does not answer in time."""

@@ -50,8 +50,9 @@ from controller.backends.container import (
     container_name,
     create_body,
 )
-from controller.backends.docker_attach import attach
+from controller.backends.docker_attach import DockerStream, attach, start_exec
 from controller.backends.docker_client import connect, diagnose, ignoring, status_of, translated
+from controller.backends.docker_exec import ExecExecutions
 from controller.backends.docker_executions import DockerExecutions
 from controller.backends.docker_streams import read_ends, read_events, read_logs
 from controller.backends.tail import TAIL_BYTES, tail_of
@@ -128,6 +129,7 @@ class DockerBackend:
         }
         self._images: dict[str, tuple[float, Image]] = {}
         self._agents = AgentExecutions(self._attach, settings.max_executions)
+        self._execs = ExecExecutions(self._open_exec, self._exec_exit_code, settings.max_executions)
         self.executions = DockerExecutions(self._way)
         self._modes: dict[str, str] = {}
         """uid -> mode of its running container, as last seen."""
@@ -224,7 +226,7 @@ class DockerBackend:
             return replace(seen, path="exec" if mode == MODE_EXEC else "agent")
         self._modes[seen.uid] = mode
         if mode == MODE_EXEC:
-            return replace(seen, path="exec", ready=True)
+            return replace(seen, path="exec", ready=True, idle_since=self._execs.idle_since(seen.uid))
         ready = await self._agents.ready(seen.uid)
         return replace(seen, path="agent", ready=ready, idle_since=self._agents.idle_since(seen.uid))
 
@@ -238,17 +240,32 @@ class DockerBackend:
                 raise NotFound(f"there is no container {container_name(uid)}")
             if uid not in self._modes:
                 raise NotRunning(f"container {container_name(uid)} takes no code now: it is {seen.state}")
-        return self._agents
+        return self._execs if self._modes[uid] == MODE_EXEC else self._agents
 
     async def _attach(self, uid: str) -> Stream:
         client = await asyncio.to_thread(self._api)
         return await attach(client, container_name(uid), ATTACH_SECONDS)
 
+    async def _open_exec(self, uid: str, argv: list[str], env: dict[str, str]) -> tuple[str, DockerStream]:
+        name = container_name(uid)
+        created = await self._call(
+            "look",
+            f"making an exec in {name}",
+            lambda client: client.exec_create(name, argv, stdin=True, environment=env, workdir="/"),
+        )
+        return created["Id"], await start_exec(self._api(), created["Id"], ATTACH_SECONDS)
+
+    async def _exec_exit_code(self, exec_id: str) -> int | None:
+        found = await self._call("look", "asking for the end of an exec", lambda client: client.exec_inspect(exec_id))
+        return None if found["Running"] else found["ExitCode"]
+
     async def _tail(self, uid: str) -> Tail:
         """What the exited program printed. The log driver keeps 1 MiB, so that is the most that is read."""
 
         what = f"reading the output of {container_name(uid)}"
-        return tail_of(*await self._call("look", what, lambda client: read_ends(client, container_name(uid), TAIL_BYTES)))
+        return tail_of(
+            *await self._call("look", what, lambda client: read_ends(client, container_name(uid), TAIL_BYTES))
+        )
 
     async def list(self) -> list[Observation]:
         def look(client: docker.APIClient) -> list[dict[str, Any]]:
@@ -423,6 +440,7 @@ class DockerBackend:
         name = container_name(uid)
         self._modes.pop(uid, None)
         self._agents.forget(uid)
+        self._execs.forget(uid)
         found = await self._inspect(uid, "remove")
         if found is None:
             return
@@ -463,6 +481,7 @@ class DockerBackend:
 
     async def close(self) -> None:
         self._agents.close()
+        self._execs.close()
         for lane in self._lanes.values():
             lane.shutdown(wait=False, cancel_futures=True)
         if self._client is not None:

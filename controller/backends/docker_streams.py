@@ -85,9 +85,7 @@ def read_events(client: docker.APIClient, filters: dict[str, list[str]]) -> Asyn
     return _pumped(lambda: client.events(filters=filters, decode=True), close)
 
 
-def read_logs(
-    client: docker.APIClient, container: str, *, follow: bool
-) -> AsyncIterator[Piece]:
+def read_logs(client: docker.APIClient, container: str, *, follow: bool) -> AsyncIterator[Piece]:
     """The container's log, then what comes, if `follow`, until it ends."""
 
     return _pumped(lambda: _open_logs(client, container, follow=follow), lambda stream: stream.close())

@@ -225,7 +225,11 @@ class MockBackend:
     async def suspend(self, uid: str) -> None:
         folder, record = await self._existing(uid)
         self.executions.hold(uid)
-        await self._call("look", f"suspending sandbox {uid}", partial(freeze, folder.identity(record)))
+        try:
+            await self._call("look", f"suspending sandbox {uid}", partial(freeze, folder.identity(record)))
+        except BackendError:
+            self.executions.release(uid)
+            raise
 
     async def resume(self, uid: str) -> None:
         folder, record = await self._existing(uid)

@@ -12,7 +12,13 @@ from controller.cli.program import Failure
 
 EXAMPLE = "examples/hello.yaml"
 WAIT_SECONDS = 60.0
-SHOWN_METRICS = ("sandbox_docker_up ", "sandbox_mock_mode ", "sandbox_objects{", "sandbox_results_total{", "sandbox_api_writes_total{")
+SHOWN_METRICS = (
+    "sandbox_docker_up ",
+    "sandbox_mock_mode ",
+    "sandbox_objects{",
+    "sandbox_results_total{",
+    "sandbox_api_writes_total{",
+)
 
 
 def demo() -> None:
@@ -30,7 +36,9 @@ def demo() -> None:
     except (SettingsError, DockerUnavailableError) as error:
         raise Failure(str(error)) from None
     except TimeoutError:
-        raise Failure(f"the demo's sandbox did not end within {WAIT_SECONDS:g} s; see `sandbox-controller doctor`") from None
+        raise Failure(
+            f"the demo's sandbox did not end within {WAIT_SECONDS:g} s; see `sandbox-controller doctor`"
+        ) from None
 
 
 async def _show(settings: Any) -> None:

@@ -50,9 +50,7 @@ def dev(
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         path = (kubeconfig or default_folder() / "kubeconfig").absolute()
         async with dev_controller(settings, kubeconfig=path, folder=folder, port=port) as urls:
-            state = f"Sandboxes run on {urls['backend']}." + (
-                f" {MOCK_WARNING}." if urls["backend"] == "mock" else ""
-            )
+            state = f"Sandboxes run on {urls['backend']}." + (f" {MOCK_WARNING}." if urls["backend"] == "mock" else "")
             typer.echo(NEXT.format(state=state, kubeconfig=path, **urls))
             await stop.wait()
 

@@ -10,7 +10,9 @@ from controller.cli.program import Failure
 
 def plan(
     file: Annotated[Path, typer.Option("--file", "-f", help="Manifest with Sandbox objects; - for standard input.")],
-    output: Annotated[str, typer.Option("--output", "-o", help="text, or json: with the container's whole definition.")] = "text",
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="text, or json: with the container's whole definition.")
+    ] = "text",
 ) -> None:
     """Print what a manifest would become: checks, backend, limits, container. Nothing is created or asked but Docker's version."""
     import asyncio
