@@ -113,8 +113,10 @@ async def place(tmp_path: Path, definition: dict[str, Any], **sandbox: Any) -> A
             httpx.AsyncClient(base_url=urls["operations"]) as operations,
         ):
             there = Place(api, operations)
-            yield there
-            await there.clear()
+            try:
+                yield there
+            finally:
+                await there.clear()
 
 
 @pytest.fixture(params=["docker", "mock"])
