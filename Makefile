@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 IMAGE ?= agent-sandbox:latest
+CONTROLLER_IMAGE ?= sandbox-controller:latest
 PYTEST := $(BIN)/pytest
 
 .PHONY: demo dev test test-long test-cluster lint image controller-image bench lock clean
@@ -16,6 +17,7 @@ PYTEST := $(BIN)/pytest
 lock: ## renew the locked dependencies (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --all-extras --group dev pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --all-extras --group dev --group bench pyproject.toml -o requirements-bench.lock
+	uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --extra traces -c requirements.lock pyproject.toml -o requirements-image.lock
 
 demo: .venv/ready ## the main job once: a Sandbox is applied, runs, and is shown
 	@docker version >/dev/null 2>&1 && ! docker image inspect $(IMAGE) >/dev/null 2>&1 && $(MAKE) --no-print-directory image || true
@@ -26,6 +28,9 @@ dev: .venv/ready ## the controller and a Kubernetes API of its own, to stay
 
 image: ## the sandbox image, agent-sandbox:latest
 	sandbox-image/build $(IMAGE)
+
+controller-image: .venv/ready ## the controller's image, sandbox-controller:latest
+	./build-image $(CONTROLLER_IMAGE)
 
 lint: .venv/ready
 	$(BIN)/ruff check .
