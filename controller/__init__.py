@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from controller.backends.choose import DockerUnavailableError
+    from controller.choose import DockerUnavailableError
     from controller.library.blocking import MockSandboxManager, Sandbox, SandboxManager
     from controller.library.manager import AsyncMockSandboxManager, AsyncSandbox, AsyncSandboxManager
     from controller.library.outcome import Output, Result, StoredFile
@@ -14,7 +14,7 @@ _HOMES = {
     "AsyncMockSandboxManager": "controller.library.manager",
     "AsyncSandbox": "controller.library.manager",
     "AsyncSandboxManager": "controller.library.manager",
-    "DockerUnavailableError": "controller.backends.choose",
+    "DockerUnavailableError": "controller.choose",
     "MockSandboxManager": "controller.library.blocking",
     "Output": "controller.library.outcome",
     "Result": "controller.library.outcome",

@@ -10,15 +10,15 @@ from typing import Any
 from kubernetes.client import Configuration
 
 from controller.api import Authenticator, build_app, serving
-from controller.backends.choose import DockerUnavailableError, docker_backend
-from controller.backends.measured import MeasuredBackend
 from controller.backends.mock import MockBackend
+from controller.choose import DockerUnavailableError, docker_backend
 from controller.cluster.connection import Connection
 from controller.cluster.recorder import Recorder
 from controller.cluster.reviews import ClusterReviewer
 from controller.cluster.store import Store
 from controller.fleet import Fleet
 from controller.handlers import Watch
+from controller.measured import MeasuredBackend
 from controller.metrics import Metrics
 from controller.operations import build_operations, count_objects
 from controller.reconcile import Reconciler

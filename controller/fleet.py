@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 from controller.backends import Backend, BackendError, Health, Unavailable
-from controller.backends.choose import Choice, announce, choose, look_for_docker, wants_docker
+from controller.choose import Choice, announce, choose, look_for_docker, wants_docker
 from controller.metrics import Metrics
 from controller.model import BackendName
 from controller.settings import SandboxSettings

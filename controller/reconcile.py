@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from controller.admission import spec_problem
 from controller.backends import BackendError, Observation, Unavailable
-from controller.backends.choose import mock_refusal, offer
 from controller.backends.container import Defaults, wanted_limits
+from controller.choose import mock_refusal, offer
 from controller.cluster.connection import Gone, Stale
 from controller.directory import DirectoryError
 from controller.fleet import Fleet

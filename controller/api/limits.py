@@ -7,7 +7,10 @@ from urllib.parse import unquote_to_bytes
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controller.api.problems import Kind, Problem
+from controller.quantity import format_bytes
 
+HEAD_BYTES = 32 * 1024
+"""Of the address and the header fields."""
 BODY_SECONDS = 30.0
 """For a body to arrive; and one second more for each SLOWEST bytes of it."""
 SLOWEST = 64 * 1024
@@ -28,16 +31,23 @@ class Limits:
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(scope, receive, send, asyncio.get_running_loop().time)
+        problem = _wrong_head(scope)
         try:
-            unquote_to_bytes(scope["raw_path"]).decode()
-        except UnicodeDecodeError:
-            problem = Problem(Kind.BAD_REQUEST, "the address is not UTF-8")
-            await problem.response()(scope, exchange.receive, exchange.send)
-            return
-        try:
-            await self._app(scope, exchange.receive, exchange.send)
+            await (problem.response() if problem else self._app)(scope, exchange.receive, exchange.send)
         except _Stalled:
             return  # the server closes a connection whose answer was not completed
+
+
+def _wrong_head(scope: Scope) -> Problem | None:
+    # The parser bounds what is not complete yet; a head that came in one piece may be longer.
+    fields = sum(len(name) + len(value) for name, value in scope["headers"])
+    if fields + len(scope["raw_path"]) + len(scope["query_string"]) > HEAD_BYTES:
+        return Problem(Kind.HEAD_TOO_LARGE, f"at most {format_bytes(HEAD_BYTES)} bytes are taken")
+    try:
+        unquote_to_bytes(scope["raw_path"]).decode()
+    except UnicodeDecodeError:
+        return Problem(Kind.BAD_REQUEST, "the address is not UTF-8")
+    return None
 
 
 class _Stalled(Exception):

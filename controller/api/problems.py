@@ -40,6 +40,7 @@ class Kind(Enum):
     KEY_REUSED = "idempotency-key-reused", 422, "The idempotency key was used for another request"
     REFUSED = "refused", 422, "The backend refuses this"
     BUSY = "busy", 429, "Too many executions at once in this sandbox"
+    HEAD_TOO_LARGE = "head-too-large", 431, "The address or the header fields are too long"
     INTERNAL = "internal", 500, "The controller made a mistake"
     UNAVAILABLE = "unavailable", 503, "A part that this needs does not answer"
 

@@ -12,12 +12,12 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from controller.api.auth import is_loopback
+from controller.api.limits import HEAD_BYTES
 from controller.api.problems import MEDIA_TYPE, Kind, Problem
 from controller.settings import ApiSettings
 
 HEAD_SECONDS = 10.0
 """For the head of a request to arrive, from its first byte or from the connection."""
-HEAD_BYTES = 32 * 1024
 IDLE_SECONDS = 65
 """A connection may wait for its next request; longer than the 60 s of common proxies, so that those close first."""
 CONNECTIONS = 512

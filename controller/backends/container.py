@@ -185,7 +185,7 @@ def create_body(sandbox: Sandbox, defaults: Defaults, image: Image) -> dict[str,
 def host_config(spec: SandboxSpec, limits: Limits) -> dict[str, Any]:
     """The walls of the container: safe whatever the spec leaves out."""
     workspace = int(parse_quantity(spec.workspace.size))
-    tmpfs = {"/tmp": f"rw,noexec,nosuid,nodev,size={TMP_BYTES},mode=1777"}
+    tmpfs = {"/tmp": f"rw,noexec,nosuid,nodev,size={TMP_BYTES},mode=1777"}  # noqa: S108 - the container's own
     binds = []
     if spec.workspace.host_path:
         binds.append({"Type": "bind", "Source": spec.workspace.host_path, "Target": WORKSPACE})

@@ -7,7 +7,6 @@ import asyncio
 import json
 import math
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,8 +15,7 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 
 import docker
-from docker.errors import APIError, ImageNotFound
-from docker.utils import parse_repository_tag
+from docker.errors import APIError
 
 from controller.backends import (
     BackendError,
@@ -36,7 +34,6 @@ from controller.backends import (
 from controller.backends.agent import Stream
 from controller.backends.agent_executions import AgentExecutions
 from controller.backends.container import (
-    AGENT_LABEL,
     LABEL_INSTANCE,
     LABEL_MODE,
     LABEL_NAME,
@@ -46,7 +43,6 @@ from controller.backends.container import (
     MODE_EXEC,
     MODE_RUN,
     Defaults,
-    Image,
     container_name,
     create_body,
 )
@@ -54,6 +50,7 @@ from controller.backends.docker_attach import DockerStream, attach, start_exec
 from controller.backends.docker_client import connect, diagnose, ignoring, status_of, translated
 from controller.backends.docker_exec import ExecExecutions
 from controller.backends.docker_executions import DockerExecutions
+from controller.backends.docker_images import DockerImages
 from controller.backends.docker_streams import read_ends, read_events, read_logs
 from controller.backends.tail import TAIL_BYTES, tail_of
 from controller.model import BackendName, Isolation, Sandbox
@@ -64,8 +61,6 @@ T = TypeVar("T")
 CALL_DEADLINE = 75
 """Seconds until a call is given up: the client's own read timeout (60) and a wait for a free thread."""
 ATTACH_SECONDS = 5.0
-IMAGE_TTL = 5.0
-"""Seconds that an image's label and command are remembered."""
 STATES = {
     "created": RunState.CREATED,
     "running": RunState.RUNNING,
@@ -73,7 +68,6 @@ STATES = {
     "paused": RunState.PAUSED,
 }
 WAKING = ["die", "oom", "destroy", "pause", "unpause", "start"]
-_GET_IMAGE = "build it with `make image`, load it with `docker load`, or `docker pull {name}`"
 NEVER = "0001-01-01T00:00:00Z"
 
 
@@ -127,7 +121,7 @@ class DockerBackend:
             lane: ThreadPoolExecutor(threads, thread_name_prefix=f"docker-{lane}")
             for lane, threads in (("start", settings.start_concurrency), ("remove", 4), ("look", 6), ("probe", 2))
         }
-        self._images: dict[str, tuple[float, Image]] = {}
+        self.images = DockerImages(self._call, settings)
         self._agents = AgentExecutions(self._attach, settings.max_executions)
         self._execs = ExecExecutions(self._open_exec, self._exec_exit_code, settings.max_executions)
         self.executions = DockerExecutions(self._way)
@@ -294,7 +288,7 @@ class DockerBackend:
             return await self._start(sandbox)
 
     async def _start(self, sandbox: Sandbox) -> Observation:
-        image = await self.image(sandbox.spec.image or self._defaults.image)
+        image = await self.images.get(sandbox.spec.image or self._defaults.image)
         await self._check(sandbox)
         name, body = container_name(sandbox.uid), create_body(sandbox, self._defaults, image)
 
@@ -321,51 +315,6 @@ class DockerBackend:
         except BackendError as error:  # Docker leaves a failed start behind as `created`
             await self.remove(sandbox.uid)
             raise Refused(str(error), error.reason if error.reason != "NotFound" else "Refused") from error
-
-    async def image(self, name: str) -> Image:
-        """The image of that name, pulled where it is missing and may be. Raises Refused ImageNotFound."""
-        known = self._images.get(name)
-        now = time.monotonic()
-        if known is not None and known[0] > now - IMAGE_TTL:
-            return known[1]
-
-        def look(client: docker.APIClient) -> dict[str, Any] | None:
-            try:
-                return dict(client.inspect_image(name))
-            except ImageNotFound:
-                return None
-
-        found = await self._call("look", f"looking at image {name}", look)
-        if found is None:
-            await self._pull(name)
-            found = await self._call("look", f"looking at image {name}", look)
-        if found is None:
-            raise Refused(f"image {name} is not on this Docker daemon; {_GET_IMAGE.format(name=name)}", "ImageNotFound")
-        config = found["Config"]
-        command = (*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ()))
-        image = Image(found["Id"], (config.get("Labels") or {}).get(AGENT_LABEL) == "1", command)
-        self._images[name] = (now, image)
-        return image
-
-    async def _pull(self, name: str) -> None:
-        """Try a bounded number of times, with growing waits; a registry that says no is final."""
-        failure = "pulling is switched off (SANDBOX__PULL_IMAGES)"
-        tries = 1 + self._settings.docker_max_retries if self._settings.pull_images else 0
-        for attempt in range(tries):
-            try:
-                await self._call(
-                    "start", f"pulling image {name}", lambda client: client.pull(*parse_repository_tag(name))
-                )
-                return
-            except (NotFound, Refused) as error:
-                failure = str(error)
-                break
-            except (BackendError, Unavailable) as error:
-                failure = str(error)
-                await asyncio.sleep(min(0.5 * 2**attempt, 8))
-        raise Refused(
-            f"image {name} is not there and was not pulled ({failure}); {_GET_IMAGE.format(name=name)}", "ImageNotFound"
-        )
 
     async def _check(self, sandbox: Sandbox) -> None:
         """Refuse, by name, a runtime or network that the daemon does not have: its own errors come late and say less."""

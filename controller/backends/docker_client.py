@@ -33,7 +33,7 @@ def connect(timeout: int = READ_TIMEOUT, pool_size: int = 32) -> docker.APIClien
     options = kwargs_from_env()
     if not os.environ.get("DOCKER_HOST"):
         context = ContextAPI.get_current_context()
-        if context is not None and context.name != "default":
+        if context is not None and context.name != "default" and context.Host:
             options = {"base_url": context.Host, "tls": context.TLSConfig}
     client = docker.APIClient(version="auto", timeout=timeout, max_pool_size=pool_size, num_pools=4, **options)
     if tuple(int(part) for part in client.api_version.split(".")) < MINIMUM_API:

@@ -225,7 +225,7 @@ class ExecExecutions:
         await self._small(uid, ["sh", "-c", END, f"{MARKER}={execution_id}"])
 
     async def cancel(self, uid: str, execution_id: str) -> None:
-        run = self._runs.get(uid, {}).get(execution_id)
+        run = self._runs[uid].get(execution_id) if uid in self._runs else None
         if run is None:
             raise NotFound(f"there is no execution {execution_id} in sandbox {uid}")
         if run.result is None:

@@ -23,7 +23,7 @@ SHOWN_METRICS = (
 
 def demo() -> None:
     """Start the controller with an API of its own, apply a Sandbox, show what became of it, and stop."""
-    from controller.backends.choose import DockerUnavailableError
+    from controller.choose import DockerUnavailableError
     from controller.logs import configure
     from controller.settings import SettingsError, load_settings
 
@@ -53,7 +53,7 @@ async def _show(settings: Any) -> None:
         kubeconfig = Path(folder) / "kubeconfig"
         async with dev(settings, kubeconfig=kubeconfig) as urls:
             typer.echo(f"The controller runs; its Kubernetes API is {urls['kubernetes']}.\n\n$ cat {EXAMPLE}")
-            text = Path(EXAMPLE).read_text()
+            text = Path(EXAMPLE).read_text()  # noqa: ASYNC240 - a small file, and nothing else waits
             typer.echo("\n".join(line for line in text.splitlines() if not line.startswith("#")))
             document = yaml.safe_load(text)
             connection = Connection(configuration(kubeconfig), Metrics())
@@ -97,7 +97,7 @@ async def _deleted(store: Any, connection: Any) -> None:
     async with asyncio.timeout(WAIT_SECONDS):
         for body in await store.objects():
             await store.delete(sandbox_from_object(body))
-        while await store.objects():
+        while await store.objects():  # noqa: ASYNC110 - another process removes them
             await asyncio.sleep(0.1)
 
 

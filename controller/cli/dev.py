@@ -34,7 +34,7 @@ def dev(
 ) -> None:
     """Run the controller and a small Kubernetes API in one process: `kubectl apply` works with no cluster."""
     from controller.api import ServeError
-    from controller.backends.choose import DockerUnavailableError
+    from controller.choose import DockerUnavailableError
     from controller.dev import default_folder
     from controller.dev import dev as dev_controller
     from controller.localkube import FolderInUseError

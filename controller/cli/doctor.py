@@ -45,7 +45,7 @@ def _lines(kubeconfig: Path | None) -> Iterator[Line]:
 
 async def _docker(settings: object) -> list[Line]:
     from controller.backends import BackendError
-    from controller.backends.choose import NO_LIBRARY
+    from controller.choose import NO_LIBRARY
     from controller.settings import SandboxSettings
 
     assert isinstance(settings, SandboxSettings)
@@ -61,7 +61,7 @@ async def _docker(settings: object) -> list[Line]:
         runtimes = ", ".join(str(each) for each in health.info["runtimes"])  # type: ignore[attr-defined]
         docker: Line = ("docker", True, f"{health.message}; runtimes {runtimes}")
         try:
-            image = await backend.image(settings.image)
+            image = await backend.images.get(settings.image)
         except BackendError as error:
             return [docker, ("image", False, str(error))]
         agent = "carries the agent" if image.has_agent else "has no agent: executions go through docker exec"

@@ -50,7 +50,7 @@ def _documents(file: Path) -> list[dict[str, Any]]:
 
 
 async def _plans(documents: list[dict[str, Any]], settings: Any) -> list[dict[str, Any]]:
-    from controller.backends.choose import docker_backend, look_for_docker
+    from controller.choose import docker_backend, look_for_docker
 
     docker = docker_backend(settings.sandbox)
     health = await look_for_docker(settings.sandbox.model_copy(update={"docker_max_retries": 0}), docker)
@@ -61,8 +61,8 @@ async def _plans(documents: list[dict[str, Any]], settings: Any) -> list[dict[st
 
 def _plan_of(document: dict[str, Any], settings: Any, health: Any) -> dict[str, Any]:
     from controller.admission import spec_problem
-    from controller.backends.choose import offer
     from controller.backends.container import Defaults, Image, create_body, program, wanted_limits
+    from controller.choose import offer
     from controller.model import BackendName, InvalidSpec, Sandbox, parse_spec
     from controller.status import shown_limits
 

@@ -90,5 +90,6 @@ def kubectl_completion(name: str, help_text: str, table: Table) -> None:
         def format_completion(self, item: CompletionItem) -> str:
             return f"{item.value}\t{item.help}" if item.help else str(item.value)
 
-    typer.echo(Kubectl(program(help_text, table), {}, name, "").complete())
+    if candidates := Kubectl(program(help_text, table), {}, name, "").complete():
+        typer.echo(candidates)
     typer.echo(":4")

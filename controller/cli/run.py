@@ -17,7 +17,7 @@ def run(
     """Run the controller until it is told to stop (SIGTERM or Ctrl-C); sandboxes live on."""
     from controller.__main__ import run_until_stopped
     from controller.api import ServeError
-    from controller.backends.choose import DockerUnavailableError
+    from controller.choose import DockerUnavailableError
     from controller.cluster.connection import NoCluster, configuration
     from controller.logs import configure
     from controller.settings import SettingsError, load_settings

@@ -57,12 +57,13 @@ def _sandbox_and_path(text: str) -> tuple[str, str] | None:
     name, colon, path = text.partition(":")
     if not colon or "/" in name or not name:
         return None
-    return name, path.removeprefix("/workspace/").strip("/")
+    path = path.removeprefix("/workspace").lstrip("/")
+    return name, path
 
 
 async def _upload(client: "ApiClient", source: str, sandbox_id: str, target: str) -> None:
     if source == "-":
-        if not target:
+        if not target or target.endswith("/"):
             raise Failure("stdin has no name of its own: give NAME:PATH")
         await client.write_file(sandbox_id, target, _chunks(sys.stdin.buffer))
         return
@@ -77,7 +78,8 @@ async def _upload(client: "ApiClient", source: str, sandbox_id: str, target: str
 def _files(local: Path, target: str) -> list[tuple[Path, str]]:
     """A file, or the files below a folder, each with its path in the workspace."""
     found = sorted(file for file in local.rglob("*") if file.is_file()) if local.is_dir() else [local]
-    root = PurePosixPath(target or local.resolve().name)
+    into_folder = not target or target.endswith("/")
+    root = PurePosixPath(target, local.resolve().name) if into_folder else PurePosixPath(target)
     return [(file, str(root / file.relative_to(local))) for file in found]
 
 

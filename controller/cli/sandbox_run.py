@@ -61,6 +61,6 @@ def run(
                     raise Failure(f"sandbox {name} is not ready after {wait:g} s: {to.printable(sandbox['message'])}")
                 return await how.execute(client, sandbox["id"], body, output, raw)
             finally:
-                await client.delete(sandbox["id"], wait=0)
+                await client.delete(sandbox["id"])
 
     raise typer.Exit(how.exit_code(created_run_deleted()))

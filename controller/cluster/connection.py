@@ -84,7 +84,13 @@ class Connection:
         )
 
     def _request(
-        self, method: str, path: str, body: Mapping[str, Any] | None, query: Mapping[str, str], content_type: str, accept: str
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        query: Mapping[str, str],
+        content_type: str,
+        accept: str,
     ) -> Body:
         request = self._api.param_serialize(
             method,

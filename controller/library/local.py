@@ -10,7 +10,7 @@ from typing import Any
 
 from controller import executions
 from controller.backends import Backend, BackendError, Health, NotRunning, OutputChunk, Refused, Unavailable
-from controller.backends.choose import NO_LIBRARY, DockerUnavailableError, detect, docker_backend, mock_refusal
+from controller.choose import NO_LIBRARY, DockerUnavailableError, detect, docker_backend, mock_refusal
 from controller.executions import Outcome, Program
 from controller.library import last_removal, leftovers
 from controller.library.outcome import Output, Result, StoredFile

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
 from pydantic import BaseModel, ValidationError
 
 from controller.backends import BackendError, Refused
-from controller.backends.choose import DockerUnavailableError
+from controller.choose import DockerUnavailableError
 from controller.executions import Program
 from controller.library.outcome import Output, Result, StoredFile
 from controller.library.place import Created, Place
