@@ -64,6 +64,7 @@ class Peer:
             self.greet()
 
     def greet(self) -> None:
+        self.hello = {}
         hello = json.dumps({"protocol": 1, "token": self.token.hex()}).encode()
         self.write(bytes(HEADER.size + MAX_PAYLOAD) + frame(HELLO_TOKEN, HELLO, 0, hello))
         self.wait(lambda: bool(self.hello))
