@@ -26,7 +26,7 @@ from controller.backends import (
     Refused,
 )
 from controller.backends.docker_attach import STDERR, DockerStream
-from controller.model import Reason
+from controller.model import Reason, relative_path
 
 MARKER = "SANDBOX_EXECUTION"
 BEGIN = """\
@@ -264,7 +264,7 @@ class ExecExecutions:
             raise Refused(f"the files were not written into sandbox {uid}: tar ended with {code}", "FilesNotWritten")
 
     async def put_file(self, uid: str, path: str, chunks: AsyncIterator[bytes]) -> None:
-        target = shlex.quote(f"/workspace/{path}")
+        target = shlex.quote(_below_workspace(path))
         script = f'mkdir -p -- "$(dirname -- {target})" || exit 94\nreal=$(readlink -f -- {target})\n' + (
             'case $real in /workspace/*) ;; *) exit 95 ;; esac\ncat >"$real.part" && mv -f -- "$real.part" "$real"'
         )
@@ -286,7 +286,7 @@ class ExecExecutions:
 
     async def get_file(self, uid: str, path: str) -> AsyncIterator[bytes]:
         script = INSIDE.format(path="$0") + 'test -f "$real" || exit 94; exec cat -- "$real"'
-        exec_id, stream = await self._open(uid, ["sh", "-c", script, f"/workspace/{path}"], {})
+        exec_id, stream = await self._open(uid, ["sh", "-c", script, _below_workspace(path)], {})
         try:
             while True:
                 async with asyncio.timeout(ANSWER_SECONDS):
@@ -300,7 +300,8 @@ class ExecExecutions:
 
     async def list_files(self, uid: str, path: str = "") -> list[FileInfo]:
         script = 'cd -- "$0" 2>/dev/null || exit 94; find . -type f -exec stat -c "%s %n" {} + | head -n 10000'
-        code, output = await self._small(uid, ["sh", "-c", script, f"/workspace/{path}"])
+        folder = _below_workspace(path) if path else "/workspace"
+        code, output = await self._small(uid, ["sh", "-c", script, folder])
         self._check(code, path)
         rows = (line.decode("utf-8", "replace").partition(" ") for line in output.splitlines())
         prefix = f"{path}/" if path else ""
@@ -339,3 +340,11 @@ async def _pump(stream: DockerStream, run: _Run) -> None:
         if not data:
             return
         run.add("stderr" if number == STDERR else "stdout", data)
+
+
+def _below_workspace(path: str) -> str:
+    """The absolute path of a file in the workspace. Raises Refused for one that leaves it by its words."""
+    try:
+        return f"/workspace/{relative_path(path)}"
+    except ValueError as error:
+        raise Refused(f"{path!r} {error}", "OutsideWorkspace") from error
