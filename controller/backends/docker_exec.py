@@ -26,7 +26,8 @@ from controller.backends import (
     Refused,
 )
 from controller.backends.docker_attach import STDERR, DockerStream
-from controller.model import Reason, relative_path
+from controller.grammar import relative_path
+from controller.model import Reason
 
 MARKER = "SANDBOX_EXECUTION"
 BEGIN = """\
