@@ -15,8 +15,6 @@ from controller.model import FINALIZER, BackendName, Phase, Sandbox
 
 UNREACHABLE_RETRY = timedelta(seconds=2)
 TERMINAL = frozenset({Phase.SUCCEEDED, Phase.FAILED})
-STARTED = frozenset({Phase.RUNNING, Phase.SUSPENDED, Phase.UNKNOWN})
-"""Phases that say: its container has been running."""
 
 
 @dataclass(frozen=True)
@@ -244,8 +242,8 @@ def ended_before_start(want: Sandbox, now: datetime) -> bool:
 
 
 def was_started(status: Mapping[str, Any]) -> bool:
-    """Whether the status says that its container has been running."""
-    return status.get("phase") in STARTED
+    """Whether the status says that its container has been running; it may have been created suspended."""
+    return status.get("phase") == Phase.RUNNING or "startedAt" in status
 
 
 def status_time(status: Mapping[str, Any], field: str) -> datetime | None:

@@ -128,6 +128,8 @@ class DockerBackend:
         self._modes: dict[str, str] = {}
         """uid -> mode of its running container, as last seen."""
         self._starts = asyncio.Semaphore(settings.start_concurrency)
+        self._node = ""
+        """The daemon's name for its machine, as it last told."""
 
     # --- the daemon ---
 
@@ -178,6 +180,7 @@ class DockerBackend:
                 "cgroup_version": info.get("CgroupVersion", "1"),
                 "node": info["Name"],
             }
+            self._node = info["Name"]
             return Health(True, "connected", f"Docker {version['Version']} answers", facts)
 
         try:
@@ -209,7 +212,7 @@ class DockerBackend:
         return None if inspected is None else await self._observed(inspected)
 
     async def _observed(self, inspected: dict[str, Any]) -> Observation:
-        seen = observation_of(inspected)
+        seen = replace(observation_of(inspected), node=self._node)
         mode = inspected["Config"]["Labels"].get(LABEL_MODE, MODE_RUN)
         if seen.state is RunState.EXITED and mode == MODE_RUN:
             return replace(seen, tail=await self._tail(seen.uid))

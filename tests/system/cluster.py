@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -78,7 +77,9 @@ class Cluster:
     def close(self) -> None:
         """Whatever the controller left undone is torn off."""
         for body in self.list():
-            self.server.call("PATCH", f"{self.path}/{body['metadata']['name']}", {"metadata": {"finalizers": None}}, MERGE)
+            self.server.call(
+                "PATCH", f"{self.path}/{body['metadata']['name']}", {"metadata": {"finalizers": None}}, MERGE
+            )
         self.delete_all()
         self.server.call("DELETE", f"/api/v1/namespaces/{self.namespace}")
 

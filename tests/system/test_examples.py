@@ -1,6 +1,5 @@
 """Every file of examples/, applied with kubectl, ends as its comment says."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import yaml
 from tests.system.cluster import Applied, Cluster
 from tests.system.conftest import Started
 from tests.system.controller_process import ControllerProcess
+from tests.system.kubectl import run_kubectl
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DOCKER = {
@@ -24,17 +24,9 @@ DOCKER = {
 MOCK = {name: end for name, end in DOCKER.items() if name != "isolation-required"}
 
 
-def kubectl_on(kubectl: str, cluster: Cluster, *words: str) -> str:
-    """What kubectl prints."""
-    command = [kubectl, f"--kubeconfig={cluster.server.kubeconfig}", f"--namespace={cluster.namespace}", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def applied(kubectl: str, cluster: Cluster, controller: ControllerProcess) -> Cluster:
-    kubectl_on(kubectl, cluster, "apply", "-f", str(EXAMPLES))
+    run_kubectl(kubectl, cluster, "apply", "-f", str(EXAMPLES))
     return cluster
 
 
@@ -79,14 +71,15 @@ def test_the_gvisor_example_runs_on_another_kernel(applied: Cluster, runsc: str)
 
 def test_kubectl_shows_what_people_want_to_know(applied: Cluster, kubectl: str) -> None:
     applied.find("fails").until_ended()
-    rows = [line.split() for line in kubectl_on(kubectl, applied, "get", "sbx", "fails").splitlines()]
+    rows = [line.split() for line in run_kubectl(kubectl, applied, "get", "sbx", "fails").splitlines()]
     assert rows[0] == ["NAME", "PHASE", "READY", "BACKEND", "DOCKER", "AGE"]
     assert rows[1][:5] == ["fails", "Failed", "False", "docker", "true"]
-    header, row = kubectl_on(kubectl, applied, "get", "sbx", "fails", "-o", "wide").splitlines()
+    header, row = run_kubectl(kubectl, applied, "get", "sbx", "fails", "-o", "wide").splitlines()
     assert header.split() == [*rows[0], "IMAGE", "ISOLATION", "REASON", "EXIT"]
     assert row.split()[-3:] == ["container", "Error", "3"]
-    assert "no such fruit" in kubectl_on(kubectl, applied, "get", "sbx", "fails", "-o", "jsonpath={.status.result.stderr}")
-    described = kubectl_on(kubectl, applied, "describe", "sbx", "fails")
+    path = "jsonpath={.status.result.stderr}"
+    assert run_kubectl(kubectl, applied, "get", "sbx", "fails", "-o", path) == "no such fruit\n"
+    described = run_kubectl(kubectl, applied, "describe", "sbx", "fails")
     assert "Its program ended with exit code 3" in described
 
 
