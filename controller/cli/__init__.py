@@ -25,6 +25,7 @@ CONTROLLER: Table = {
     "demo": "controller.cli.demo:demo",
     "doctor": "controller.cli.doctor:doctor",
     "plan": "controller.cli.plan:plan",
+    "delete-all": "controller.cli.delete_all:delete_all",
     "sandbox": (SANDBOX_HELP, SANDBOX),
     "sbx": (SANDBOX_HELP, SANDBOX),
 }
