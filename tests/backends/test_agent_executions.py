@@ -14,7 +14,7 @@ from controller.backends.mock_folder import Folder
 from controller.backends.mock_launch import SocketStream, dial
 from controller.model import Reason
 from tests.backends.conftest import Place
-from tests.backends.words import bash, execute, living, new_mark, request, sandbox, until
+from tests.backends.words import bash, execute, living, new_mark, request, sandbox, true, until
 
 pytestmark = pytest.mark.parametrize("place", ["mock"], indirect=True)
 
@@ -77,10 +77,6 @@ async def uid(place: Place) -> str:
     return wanted.uid
 
 
-async def _true(seen: object) -> bool:
-    return bool(seen)
-
-
 async def test_a_link_that_breaks_loses_and_repeats_no_output(wire: Wire, face: Face, uid: str) -> None:
     asked = bash("echo run >>runs; for i in $(seq 20); do echo $i; sleep 0.05; done; cat runs")
     running = asyncio.create_task(execute(face, uid, asked))  # type: ignore[arg-type]
@@ -114,7 +110,7 @@ async def test_an_execution_that_nobody_follows_counts_until_it_ends(face: Face,
     with pytest.raises(Busy):
         await execute(face, uid, bash("true"))  # type: ignore[arg-type]
     assert face.executions.idle_since(uid) is None
-    await until("they timed out", lambda: _true(face.executions.idle_since(uid)), 5)
+    await until("they timed out", lambda: true(face.executions.idle_since(uid)), 5)
     assert (await execute(face, uid, bash("echo free"))).stdout == b"free\n"  # type: ignore[arg-type]
 
 
@@ -128,7 +124,7 @@ async def test_what_an_earlier_controller_began_counts_until_it_ends(wire: Wire,
     assert new.idle_since(uid) is None
     with pytest.raises(Busy):
         await execute(Face(new), uid, bash("true"))  # type: ignore[arg-type]
-    await until("it ended", lambda: _true(new.idle_since(uid)), 5)
+    await until("it ended", lambda: true(new.idle_since(uid)), 5)
     new.close()
 
 
@@ -197,7 +193,7 @@ async def test_while_it_is_suspended_new_executions_are_refused_and_old_ones_wai
     backend = place.open()
     assert isinstance(backend, MockBackend)
     running = asyncio.create_task(execute(backend, uid, bash("echo begun; sleep 0.5; echo ended")))
-    await until("it runs", lambda: _true(backend.executions.idle_since(uid) is None))
+    await until("it runs", lambda: true(backend.executions.idle_since(uid) is None))
     await asyncio.sleep(0.2)
     await backend.suspend(uid)
     with pytest.raises(NotRunning):

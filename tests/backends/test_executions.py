@@ -19,11 +19,7 @@ from controller.backends import (
 )
 from controller.model import Reason
 from tests.backends.conftest import Place
-from tests.backends.words import bash, execute, living, new_mark, request, sandbox, until
-
-
-async def _true(seen: object) -> bool:
-    return bool(seen)
+from tests.backends.words import bash, execute, living, new_mark, request, resident, sandbox, true, until
 
 
 def _needs_agent(place: Place) -> None:
@@ -95,7 +91,7 @@ async def _drain(stream: AsyncIterator[OutputChunk | ExecResult]) -> None:
 async def test_at_its_deadline_an_execution_and_all_its_processes_end(place: Place, backend: Backend, up: str) -> None:
     mark, other = new_mark(), new_mark()
     bystander = asyncio.create_task(execute(backend, up, bash(f"sleep {other} & wait", timeout=20)))
-    await until("the other one sleeps", lambda: _true(living(other)))
+    await until("the other one sleeps", lambda: true(living(other)))
     loop = asyncio.get_running_loop()
     began = loop.time()
     code = f"trap '' TERM INT HUP; setsid -f sleep {mark}; (sleep {mark} &) ; echo here; sleep {mark}; sleep {mark}"
@@ -114,7 +110,7 @@ async def test_cancelled_is_ended_within_a_second(backend: Backend, up: str) -> 
     mark = new_mark()
     asked = bash(f"setsid -f sleep {mark}; sleep {mark}")
     running = asyncio.create_task(execute(backend, up, asked))
-    await until("both sleep", lambda: _true(len(living(mark)) >= 2))
+    await until("both sleep", lambda: true(len(living(mark)) >= 2))
     await backend.executions.cancel(up, asked.id)
     async with asyncio.timeout(2):
         ended = await running
@@ -181,7 +177,7 @@ async def test_more_at_once_than_set_are_busy(place: Place) -> None:
     await backend.start(wanted := sandbox())
     mark = new_mark()
     running = [asyncio.create_task(execute(backend, wanted.uid, bash(f"sleep {mark}"))) for _ in range(2)]
-    await until("both run", lambda: _true(len(living(mark)) >= 2))
+    await until("both run", lambda: true(len(living(mark)) >= 2))
     with pytest.raises(Busy):
         await execute(backend, wanted.uid, bash("true"))
     for task in running:
@@ -200,6 +196,27 @@ async def test_output_beyond_the_limit_is_dropped_and_counted(backend: Backend, 
     assert ended.result.dropped_stdout == 4_900_000
     assert (ended.stderr, ended.result.dropped_stderr) == (b"end\n", 0)
     assert ended.result.exit_code == 0
+
+
+async def test_a_flood_of_output_costs_the_controller_no_memory(backend: Backend, up: str) -> None:
+    await execute(backend, up, bash("head -c 3000000 /dev/zero"))  # whatever is allocated once
+    before = resident()
+    ended = await execute(backend, up, bash("head -c 200000000 /dev/zero; echo end >&2", timeout=60))
+    assert (len(ended.stdout), ended.stderr) == (1 << 20, b"end\n")
+    assert ended.result.dropped_stdout == 200_000_000 - (1 << 20)
+    assert resident() - before < 8 * 2**20
+
+
+async def test_a_fork_bomb_ends_at_its_deadline_and_the_sandbox_is_usable(place: Place, backend: Backend) -> None:
+    _needs_agent(place)  # with the limit reached, `docker exec` starts nothing that could end it
+    await backend.start(wanted := sandbox(resources={"limits": {"pids": 40}}))
+    mark = new_mark()
+    code = f"bomb() {{ setsid -f sleep {mark}; bomb | bomb & }}; bomb; sleep {mark}"
+    async with asyncio.timeout(15):
+        ended = await execute(backend, wanted.uid, bash(code, timeout=1.0))
+    assert ended.result.reason is not Reason.COMPLETED
+    assert living(mark) == []
+    assert (await execute(backend, wanted.uid, bash("echo usable"))).stdout == b"usable\n"
 
 
 async def test_a_killed_program_tells_its_signal(place: Place, backend: Backend, up: str) -> None:
@@ -239,7 +256,7 @@ async def test_suspended_or_gone_it_runs_nothing(backend: Backend, up: str) -> N
 async def test_with_the_sandbox_lost_a_running_execution_is_lost(backend: Backend, up: str) -> None:
     mark = new_mark()
     running = asyncio.create_task(execute(backend, up, bash(f"sleep {mark}")))
-    await until("it sleeps", lambda: _true(living(mark)))
+    await until("it sleeps", lambda: true(living(mark)))
     await backend.kill(up)
     async with asyncio.timeout(15):
         ended = await running
@@ -253,7 +270,7 @@ async def test_idle_time_counts_from_the_end_of_the_last_execution(backend: Back
     fresh = await backend.observe(up)
     assert fresh is not None and fresh.idle_since is not None
     running = asyncio.create_task(execute(backend, up, bash(f"sleep {mark}", timeout=1)))
-    await until("it sleeps", lambda: _true(living(mark)))
+    await until("it sleeps", lambda: true(living(mark)))
     busy = await backend.observe(up)
     assert busy is not None and busy.idle_since is None
     await running

@@ -19,7 +19,7 @@ from controller.backends.mock_folder import Folder
 from controller.backends.mock_processes import FIRST_USER, user_for
 from controller.model import Sandbox
 from controller.settings import SandboxSettings
-from tests.backends.words import finished, living, new_mark, python, sandbox, until
+from tests.backends.words import finished, living, new_mark, python, sandbox, true, until
 
 as_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can give each sandbox a user of its own: run the tests as root"
@@ -49,10 +49,6 @@ async def backend(settings: SandboxSettings) -> AsyncIterator[MockBackend]:
 def folder_of(settings: SandboxSettings, wanted: Sandbox) -> Folder:
     assert settings.state_folder is not None
     return Folder(settings.state_folder / settings.instance / wanted.uid)
-
-
-async def _true(seen: object) -> bool:
-    return bool(seen)
 
 
 async def test_it_says_what_it_is(backend: MockBackend) -> None:
@@ -186,7 +182,7 @@ async def test_without_users_of_their_own_processes_are_found_by_descent_and_mar
     )
     for each in (bystander, wanted):
         await backend.start(each)
-    await until("all sleep", lambda: _true(len(living(mark)) >= 3 and living(other)))
+    await until("all sleep", lambda: true(len(living(mark)) >= 3 and living(other)))
     await backend.remove(wanted.uid)
     assert living(mark) == []
     assert living(other), "the same user's, but another sandbox's"
@@ -203,7 +199,7 @@ async def test_sandboxes_have_users_of_their_own_and_cannot_reach_each_other(
         env=[{"name": "A", "value": "s3cret"}],
     )
     await backend.start(victim)
-    await until("it sleeps", lambda: _true(living(mark)))
+    await until("it sleeps", lambda: true(living(mark)))
     theirs = folder_of(settings, victim)
     code = (
         f"id -u; ls {theirs.path}; cat {theirs.workspace}/secret {theirs.path}/record.json {theirs.box}/env.json;"
@@ -225,7 +221,7 @@ async def test_variables_of_the_spec_touch_nothing_that_ran_as_root(
     mark = new_mark()
     wanted = sandbox(run={"command": ["sleep", mark]}, env=[{"name": "LD_PRELOAD", "value": "/nonexistent.so"}])
     await backend.start(wanted)
-    await until("it sleeps", lambda: _true(living(mark)))
+    await until("it sleeps", lambda: true(living(mark)))
     agent = json.loads((folder_of(settings, wanted).path / "process.json").read_text())["pid"]
     assert b"LD_PRELOAD" not in Path(f"/proc/{agent}/environ").read_bytes()
     assert b"LD_PRELOAD=/nonexistent.so" in Path(f"/proc/{living(mark)[0]}/environ").read_bytes().split(b"\0")
@@ -254,7 +250,7 @@ async def test_a_forged_result_fools_nobody_but_its_forger(
         }
     )
     await backend.start(wanted)
-    await until("forged", lambda: _true(os.path.lexists(folder_of(settings, wanted).box / "result.json")))
+    await until("forged", lambda: true(os.path.lexists(folder_of(settings, wanted).box / "result.json")))
     await asyncio.sleep(0.1)
     await backend.kill(wanted.uid)
     seen = await finished(backend, wanted.uid)

@@ -1,13 +1,15 @@
 """What every backend promises of a sandbox with `run`, and of its life."""
 
 import asyncio
-import os
 
 import pytest
 
 from controller.backends import Backend, BackendError, NotFound, Refused, RunState
 from tests.backends.conftest import Place
-from tests.backends.words import finished, living, new_mark, python, sandbox, until
+from tests.backends.words import finished, living, new_mark, python, resident, sandbox, true, until
+
+pytestmark = pytest.mark.parametrize("place", ["mock", "docker"], indirect=True)
+"""A program of its own goes past the agent, so an image without one makes no difference."""
 
 
 async def test_a_program_runs_to_its_end_and_its_output_is_kept(backend: Backend) -> None:
@@ -132,7 +134,7 @@ async def test_removing_twice_is_removing_once(backend: Backend) -> None:
     mark = new_mark()
     wanted = sandbox(run={"command": ["sleep", mark]})
     await backend.start(wanted)
-    await until("it sleeps", lambda: _true(living(mark)))
+    await until("it sleeps", lambda: true(living(mark)))
     await asyncio.gather(backend.remove(wanted.uid), backend.remove(wanted.uid))
     await backend.remove(wanted.uid)
     assert await backend.observe(wanted.uid) is None
@@ -140,16 +142,12 @@ async def test_removing_twice_is_removing_once(backend: Backend) -> None:
     assert living(mark) == []
 
 
-async def _true(seen: object) -> bool:
-    return bool(seen)
-
-
 async def test_removal_ends_children_that_left_their_session(backend: Backend) -> None:
     mark = new_mark()
     code = f"(setsid sleep {mark} &) ; setsid -f sleep {mark}; env -i setsid -f sleep {mark}; sleep {mark}"
     wanted = sandbox(run={"language": "bash", "code": code})
     await backend.start(wanted)
-    await until("four of them", lambda: _true(len(living(mark)) >= 4))
+    await until("four of them", lambda: true(len(living(mark)) >= 4))
     await backend.remove(wanted.uid)
     assert living(mark) == []
 
@@ -172,7 +170,7 @@ async def test_killing_ends_everything_and_keeps_the_record(backend: Backend) ->
         }
     )
     await backend.start(wanted)
-    await until("both sleep", lambda: _true(len(living(mark)) >= 2))
+    await until("both sleep", lambda: true(len(living(mark)) >= 2))
     await backend.kill(wanted.uid)
     seen = await finished(backend, wanted.uid, 5)
     assert living(mark) == []
@@ -206,7 +204,7 @@ async def test_a_suspended_sandbox_can_be_removed(backend: Backend) -> None:
     mark = new_mark()
     wanted = sandbox(run={"command": ["sleep", mark]})
     await backend.start(wanted)
-    await until("it sleeps", lambda: _true(living(mark)))
+    await until("it sleeps", lambda: true(living(mark)))
     await backend.suspend(wanted.uid)
     await backend.remove(wanted.uid)
     assert living(mark) == []
@@ -254,18 +252,13 @@ async def test_more_processes_than_allowed_are_refused_to_it(backend: Backend) -
 async def test_a_flood_of_output_costs_the_controller_no_memory(backend: Backend) -> None:
     wanted = python("import sys\nfor _ in range(200_000): sys.stdout.write('x' * 1023 + '\\n')\nprint('end')")
     await backend.start(wanted)
-    before = _resident()
+    before = resident()
     seen = await finished(backend, wanted.uid, 60)
     assert seen.tail is not None
     assert seen.tail.stdout.endswith("x\nend\n")
     assert seen.tail.truncated
     assert len(seen.tail.stdout.encode()) <= 16384
-    assert _resident() - before < 8 * 2**20
-
-
-def _resident() -> int:
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    assert resident() - before < 8 * 2**20
 
 
 async def test_output_that_is_no_text_is_still_shown(backend: Backend) -> None:
@@ -290,7 +283,7 @@ async def test_an_end_is_told_as_an_event(place: Place) -> None:
         await asyncio.sleep(0.3)  # the stream is connected
         await backend.start(wanted)
         await finished(backend, wanted.uid)
-        await until("the event", lambda: _true(wanted.uid in told), 5)
+        await until("the event", lambda: true(wanted.uid in told), 5)
         listening.cancel()
 
 
@@ -308,7 +301,7 @@ async def test_an_adopted_sandbox_tells_its_end_too(place: Place) -> None:
 
     async with asyncio.TaskGroup() as tasks:
         listening = tasks.create_task(listen())
-        await until("the event", lambda: _true(wanted.uid in told), 5)
+        await until("the event", lambda: true(wanted.uid in told), 5)
         listening.cancel()
 
 
@@ -320,6 +313,19 @@ async def test_a_program_that_cannot_be_found_ends_with_an_error(backend: Backen
         assert await backend.observe(wanted.uid) is None, "a failed start leaves nothing behind"
         return
     assert (await finished(backend, wanted.uid)).exit_code == 127
+
+
+async def test_a_fork_bomb_is_held_by_its_limit_and_ended(backend: Backend) -> None:
+    mark = new_mark()
+    code = f"bomb() {{ setsid -f sleep {mark}; bomb | bomb & }}; bomb; sleep {mark}"
+    wanted = sandbox(run={"language": "bash", "code": code}, resources={"limits": {"pids": 40}})
+    await backend.start(wanted)
+    await until("it has begun", lambda: true(living(mark)))
+    await asyncio.sleep(0.5)
+    async with asyncio.timeout(15):
+        await backend.kill(wanted.uid)
+    assert living(mark) == []
+    assert (await finished(backend, wanted.uid, 5)).exit_code is not None
 
 
 async def test_twenty_start_at_once(backend: Backend) -> None:
