@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import secrets
 from collections import OrderedDict, deque
 from datetime import UTC, datetime
 from typing import Literal
@@ -44,7 +45,10 @@ class Recorder:
         event: dict[str, object] = {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"generateName": f"{sandbox.name[:200]}.", "namespace": sandbox.namespace},
+            "metadata": {
+                "name": f"{sandbox.name[:200].rstrip('-.')}.{secrets.token_hex(8)}",
+                "namespace": sandbox.namespace,
+            },
             "involvedObject": {
                 "apiVersion": API_VERSION,
                 "kind": KIND,
