@@ -23,7 +23,7 @@ from controller.localkube.app import Api
 from controller.localkube.journal import FolderInUseError, SqliteJournal
 from controller.localkube.kinds import Kinds
 from controller.localkube.registry import Registry
-from controller.localkube.store import Store
+from controller.localkube.store import HISTORY, Store
 from controller.localkube.watching import Watches
 
 __all__ = ["FolderInUseError", "LocalKube"]
@@ -35,13 +35,17 @@ SHUTDOWN_SECONDS = 5
 class LocalKube:
     """The server. It runs in a thread of its own, so that a client in the same process may block."""
 
-    def __init__(self, crds: Iterable[dict[str, Any]] = (), folder: Path | None = None) -> None:
+    def __init__(
+        self, crds: Iterable[dict[str, Any]] = (), folder: Path | None = None, *, history: int = HISTORY
+    ) -> None:
         """`crds` are served from the start, whatever was stored. `folder` keeps the objects; None: nothing does.
+
+        `history` is how many changes a watch can be behind before it must list again (410).
 
         Raises Failure for a CRD that cannot be served, FolderInUseError if another server holds the folder.
         """
         now = datetime.now(UTC)
-        self._store = Store(SqliteJournal(folder) if folder else None)
+        self._store = Store(SqliteJournal(folder) if folder else None, history)
         self._registry = Registry(self._store, Kinds((*core.KINDS, *reviews.KINDS)), now)
         for crd in crds:
             self._registry.install(crd, now)

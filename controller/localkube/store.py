@@ -17,6 +17,9 @@ Resource = tuple[str, str]
 Key = tuple[str, str]
 """Namespace ("" when cluster-scoped) and name."""
 
+HISTORY = 2000
+"""Changes to remember: enough for a client that reconnects, and few MB even with large objects."""
+
 
 @dataclass(frozen=True)
 class Change:
@@ -46,7 +49,7 @@ def key_of(obj: Object) -> Key:
 class Store:
     """All objects in their newest version, and the last `history` changes (a count) for watches and old lists."""
 
-    def __init__(self, journal: Journal | None = None, history: int = 2000) -> None:
+    def __init__(self, journal: Journal | None = None, history: int = HISTORY) -> None:
         self._journal = journal
         self._objects: dict[Resource, dict[Key, Object]] = {}
         self._log: deque[Change] = deque(maxlen=history)

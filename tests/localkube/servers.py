@@ -16,6 +16,8 @@ GROUP = "contract.test.agent-platform.dev"
 API_VERSION = f"{GROUP}/v1"
 CRD = yaml.safe_load(Path(__file__).with_name("widgets.yaml").read_text())
 
+API_SERVICES = "/apis/apiregistration.k8s.io/v1/apiservices"
+
 MERGE = "application/merge-patch+json"
 JSON = "application/json-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
@@ -58,37 +60,32 @@ class Server:
 
     def install(self, crd: dict[str, Any]) -> None:
         """Makes the server serve the CRD's first version."""
-        self._delegate(crd["spec"]["group"], crd["spec"]["versions"][0]["name"])
+        spec = crd["spec"]
+        group, version = spec["group"], spec["versions"][0]["name"]
+        delegated = self._delegate(group, version)
         crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
         answer = self.call("POST", crds, crd)
         assert answer.status_code in (201, 409), answer.text
-        spec = crd["spec"]
-        place = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
+        if delegated:
+            service = f"{API_SERVICES}/{version}.{group}"
+            eventually(lambda: _is_available(self.call("GET", service).json()), f"{group} is delegated")
+        place = f"/apis/{group}/{version}/{spec['names']['plural']}"
         eventually(lambda: self.call("GET", place).status_code == 200, f"{place} is served")
 
-    def _delegate(self, group: str, version: str) -> None:
+    def _delegate(self, group: str, version: str) -> bool:
         """Where an engine of its own serves CRDs behind an older core: says so before that core serves the group."""
-        services = "/apis/apiregistration.k8s.io/v1/apiservices"
-        engine = self.call("GET", f"{services}/v1.apiextensions.k8s.io")
-        if engine.status_code == 200 and (spec := engine.json()["spec"]).get("service"):
-            name = {"name": f"{version}.{group}"}
-            delegated = {
-                **spec,
-                "group": group,
-                "version": version,
-                "groupPriorityMinimum": 1000,
-                "versionPriority": 100,
-            }
-            service = {
-                "apiVersion": "apiregistration.k8s.io/v1",
-                "kind": "APIService",
-                "metadata": name,
-                "spec": delegated,
-            }
-            assert self.call("POST", services, service).status_code in (201, 409)
-            eventually(
-                lambda: _is_available(self.call("GET", f"{services}/{version}.{group}").json()), "it is delegated"
-            )
+        engine = self.call("GET", f"{API_SERVICES}/v1.apiextensions.k8s.io")
+        if engine.status_code != 200 or not engine.json()["spec"].get("service"):
+            return False
+        own = {"group": group, "version": version, "groupPriorityMinimum": 1000, "versionPriority": 100}
+        service = {
+            "apiVersion": "apiregistration.k8s.io/v1",
+            "kind": "APIService",
+            "metadata": {"name": f"{version}.{group}"},
+            "spec": {**engine.json()["spec"], **own},
+        }
+        assert self.call("POST", API_SERVICES, service).status_code in (201, 409)
+        return True
 
 
 def _is_available(service: dict[str, Any]) -> bool:
