@@ -118,7 +118,7 @@ def kubeconfig_token(files: str) -> str:
 
     taken = Taken()
     try:
-        load_kube_config(config_file=files, client_configuration=taken)  # type: ignore[no-untyped-call]
+        load_kube_config(config_file=files, client_configuration=taken)
     except ConfigException as error:
         raise Failure(f"the kubeconfig gives no token: {error}") from error
     return next(iter(taken.api_key.values()), "").removeprefix("Bearer ")

@@ -43,12 +43,17 @@ def cp(
     into_folder = Path(target).is_dir()
 
     async def copy() -> None:
+        from controller.client import ApiError
+
         async with connection.client() as client:
-            if to_sandbox is not None:
-                await _upload(client, source, await connection.find(client, to_sandbox[0]), to_sandbox[1])
-            elif from_sandbox is not None:
-                sandbox_id = await connection.find(client, from_sandbox[0])
-                await _download(client, sandbox_id, from_sandbox[1], target, into_folder)
+            try:
+                if to_sandbox is not None:
+                    await _upload(client, source, await connection.find(client, to_sandbox[0]), to_sandbox[1])
+                elif from_sandbox is not None:
+                    sandbox_id = await connection.find(client, from_sandbox[0])
+                    await _download(client, sandbox_id, from_sandbox[1].rstrip("/"), target, into_folder)
+            except ApiError as error:
+                raise Failure(to.printable(f"{source} was not copied to {target}: {error}")) from error
 
     asyncio.run(copy())
 
@@ -57,8 +62,7 @@ def _sandbox_and_path(text: str) -> tuple[str, str] | None:
     name, colon, path = text.partition(":")
     if not colon or "/" in name or not name:
         return None
-    path = path.removeprefix("/workspace").lstrip("/")
-    return name, path
+    return name, path.removeprefix("/workspace").lstrip("/")
 
 
 async def _upload(client: "ApiClient", source: str, sandbox_id: str, target: str) -> None:
@@ -97,11 +101,10 @@ async def _download(client: "ApiClient", sandbox_id: str, source: str, target: s
                 sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
         return
-    local = Path(target)
+    local = Path(target, PurePosixPath(source).name) if into_folder else Path(target)
     try:
         if source:
-            file = local / PurePosixPath(source).name if into_folder else local
-            await _download_file(client, sandbox_id, source, file)
+            await _download_file(client, sandbox_id, source, local)
             return
     except ApiError as error:
         if error.kind not in ("not-found", "refused"):

@@ -38,8 +38,8 @@ def open_manager(request: pytest.FixtureRequest) -> Iterator[Callable[..., Sandb
     """Makes managers of one place, also of another class."""
     if request.param == "http":
         settings = request.getfixturevalue("mock_settings").sandbox
-        with served(settings, key="a key for tests") as url:
-            yield lambda kind=SandboxManager: kind(url=url, token="a key for tests")
+        with served(settings, key="key-for-tests") as url:
+            yield lambda kind=SandboxManager: kind(url=url, token="key-for-tests")
     else:
         settings = request.getfixturevalue(f"{request.param}_settings")
         yield lambda kind=SandboxManager: kind(settings)

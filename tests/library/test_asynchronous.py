@@ -39,7 +39,7 @@ async def test_a_stream_ends_with_its_result(open_manager: Callable[..., AsyncSa
 
 async def test_cancelling_the_task_ends_the_program(open_manager: Callable[..., AsyncSandboxManager]) -> None:
     marker = f"{uuid.uuid4().int % 10**9}.25"
-    count = f"cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c 'sleep {marker}'"
+    count = f"cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c '[s]leep {marker}'"
     async with open_manager(AsyncSandboxManager) as manager, manager.create() as sandbox:
 
         async def running() -> int:

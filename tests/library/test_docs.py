@@ -29,5 +29,5 @@ def test_the_code_of_the_page_runs(kind: str, request: pytest.FixtureRequest) ->
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith("2\n 0 Completed")
-    assert "stdout 0\nstdout 1\nstdout 2\nended: Completed" in ran.stdout
+    assert "\n0\n1\n2\nended: Completed" in ran.stdout
     assert "['0\\n', '1\\n', '2\\n', '3\\n']" in ran.stdout

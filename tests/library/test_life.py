@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from controller import Sandbox, SandboxManager
-from controller.backends import BackendError, NotFound, Refused
+from controller.backends import BackendError, Refused
 from controller.settings import Settings
 from tests.library.conftest import eventually
 
@@ -65,7 +65,7 @@ def test_a_lifetime_ends_a_sandbox_that_nobody_removes(mock_settings: Settings) 
     def is_gone(sandbox: Sandbox) -> bool:
         try:
             sandbox.execute("print(1)")
-        except NotFound:
+        except BackendError:
             return True
         return False
 
