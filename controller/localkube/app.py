@@ -247,7 +247,7 @@ class Api:
         if target.name is not None:
             raise failures.method_not_allowed()
         media_type = _media_type(request, _OBJECT_TYPES)
-        obj, duplicates = bodies.decode_object(await _body(request), media_type, target.kind.kind)
+        obj, duplicates = bodies.decode_object(await _body(request), media_type, target.kind)
         answered = reviews.answer(target.kind, obj)
         if answered is not None:
             return answers.answer(answered, form, code=201)
@@ -260,7 +260,7 @@ class Api:
         namespace, name = _one(target)
         self._require(target, "update")
         media_type = _media_type(request, _OBJECT_TYPES)
-        obj, duplicates = bodies.decode_object(await _body(request), media_type, target.kind.kind)
+        obj, duplicates = bodies.decode_object(await _body(request), media_type, target.kind)
         options = replace(_options(request, target, "UpdateOptions"), duplicates=duplicates)
         return self._written(
             request, target, form, self._registry.update(target.kind, namespace, name, obj, options, self._now())

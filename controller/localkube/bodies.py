@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from controller.localkube import failures, protobuf
+from controller.localkube.kinds import Kind
 from controller.localkube.schema import child
 from controller.localkube.values import type_name
 
@@ -131,9 +132,9 @@ def _plain(value: Any, path: str, depth: int) -> tuple[Any, tuple[str, ...]]:
     raise ValueError(f"a {type(value).__name__} is not JSON")
 
 
-def decode_object(body: bytes, media_type: str, kind: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """An object of the API, which should be of the kind, and the repeated fields. Raises Failure 400."""
-    start = f"the object provided is unrecognized (must be of type {kind}): "
+def decode_object(body: bytes, media_type: str, kind: Kind) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """An object that should be of the kind, and complaints about fields that stand in it twice. Raises Failure 400."""
+    start = f"the object provided is unrecognized (must be of type {kind.kind}): "
     try:
         if not body.strip():
             raise ValueError("unexpected end of JSON input")
@@ -145,6 +146,8 @@ def decode_object(body: bytes, media_type: str, kind: str) -> tuple[dict[str, An
     except ValueError as error:
         shown = body[:30].decode(errors="replace") + (" ..." if len(body) > 30 else "") if body else "<empty>"
         raise failures.bad_request(f"{start}couldn't get version/kind; json parse error: {error} ({shown})") from error
+    if not kind.custom:  # the URL says what a built-in kind is
+        value = {"apiVersion": kind.api_version, "kind": kind.kind, **value}
     if not value.get("kind"):
         raise failures.bad_request(f"{start}Object 'Kind' is missing in '{body[:256].decode(errors='replace')}'")
     return value, repeated

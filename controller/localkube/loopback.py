@@ -18,7 +18,7 @@ class LoopbackOnly:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             headers = Headers(scope=scope)
-            host = headers.get("host", "").rsplit("@")[-1]
+            host = headers.get("host", "")
             name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
             if name not in NAMES or "origin" in headers or "sec-fetch-site" in headers:
                 why = "this server answers programs on this machine, under 127.0.0.1 or localhost, and no browsers"
