@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -19,6 +19,8 @@ from tests.localkube.servers import MERGE, Server, ok
 Body = dict[str, Any]
 SECONDS = 30.0
 """How long something may take on a busy machine before it counts as never."""
+LAST = "last"
+"""Name of the object whose end ends a count of writes."""
 _numbers = itertools.count(1)
 
 
@@ -88,29 +90,28 @@ class Cluster:
         """uid -> how often the API server told that the object was written, its creation and end left out."""
         counts: Counter[str] = Counter()
         version = ok(self.server.call("GET", self.path))["metadata"]["resourceVersion"]
-        listening = threading.Event()
+        path, query = self.path, {"watch": "true", "resourceVersion": version}
+        listening, told_all = threading.Event(), threading.Event()
         with httpx.Client(
             base_url=self.server.http.base_url, headers=self.server.http.headers, verify=False, timeout=None
         ) as http:
 
             def count() -> None:
-                with http.stream("GET", f"{self.path}?watch=true&resourceVersion={version}") as answer:
+                with suppress(httpx.TransportError), http.stream("GET", path, params=query) as answer:
                     listening.set()
                     for line in answer.iter_lines():
                         event = json.loads(line)
                         counts[event["object"]["metadata"]["uid"]] += event["type"] == "MODIFIED"
-                        if event["object"]["metadata"]["name"] == last.name and event["type"] == "DELETED":
+                        if event["object"]["metadata"]["name"] == LAST and event["type"] == "DELETED":
+                            told_all.set()
                             return
 
-            last = Applied(self, {"metadata": {"name": f"last-{uuid4().hex[:8]}", "uid": ""}})
-            thread = threading.Thread(target=count, daemon=True)
-            thread.start()
+            threading.Thread(target=count, daemon=True).start()
             assert listening.wait(SECONDS)
             yield counts
             # a watch tells in order: with the end of this one it has told everything
-            self.create(python("pass"), name=last.name).delete()
-            thread.join(SECONDS)
-            assert not thread.is_alive(), "the watch did not tell the end"
+            self.create({"run": {"command": ["true"]}}, name=LAST).delete()
+            assert told_all.wait(SECONDS), "the watch did not tell the end"
 
 
 @dataclass
