@@ -97,6 +97,7 @@ NICE = 10  # of programs, so that a hundred busy ones do not keep their supervis
 MAX_IDLE = 4  # supervisors that wait for the next execution
 FORCE_SECONDS = 0.4  # after which a supervisor that does not end its program is ended with it
 SWEEP_SECONDS = 0.4  # for the orphans of a supervisor that was killed
+GATHER_SECONDS = 0.003  # of output, after a read that brought little
 WATCH_SECONDS = 0.02  # between two looks at the memory in use, where no kernel limits it
 
 HEADER = struct.Struct("!8sBIII")
@@ -579,7 +580,7 @@ class Workspace:
         return file
 
     def open_directory(self, path):
-        if not path:
+        if path == "":
             return os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.root)
         directory, name = self.open_parent(path)
         try:
@@ -607,6 +608,14 @@ class Workspace:
                         yield {"path": full, "type": kind, "bytes": entry.stat(follow_symlinks=False).st_size}
             finally:
                 os.close(directory)
+
+    def write(self, path, data, mode=0o644):
+        upload = Upload(self, path, mode)
+        try:
+            upload.write(data)
+            upload.finish()
+        finally:
+            upload.close()
 
     def delete(self, path, recursive):
         """Returns whether there was something to delete."""
@@ -683,7 +692,7 @@ class Supervisor:
         self.agent = agent
         self.pid = self.number = self.born = 0
         self.began = False
-        self.on_gone = self.report = self.force_at = self.sweep_by = None
+        self.owner = self.report = self.force_at = self.sweep_by = None
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control.setblocking(False)
         try:
@@ -698,12 +707,13 @@ class Supervisor:
 
     @property
     def idle(self):
-        return self.on_gone is None
+        return self.owner is None
 
-    def run(self, job, stdio, on_gone, work=()):
-        """Start a program. `on_gone(report)` is called once, when nothing is left of it. Raises OSError.
+    def run(self, job, stdio, owner, work=()):
+        """Start a program. Raises OSError.
 
-        The report is None if the supervisor was killed, and has "error" if the program never began.
+        `owner.on_begin()` is called when it begins, `owner.on_gone(report)` once, when nothing is left of it; the report
+        is None if the supervisor was killed, and has "error" if the program never began.
         """
         self.number += 1
         job_descriptor = memory_file(job)
@@ -711,7 +721,7 @@ class Supervisor:
             socket.send_fds(self.control, [b"run %d" % self.number], [*stdio, job_descriptor, *work])
         finally:
             os.close(job_descriptor)
-        self.on_gone, self.began = on_gone, False
+        self.owner, self.began = owner, False
         self.force_at = time.monotonic() + BEGIN_SECONDS
         self.born = int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
@@ -737,6 +747,7 @@ class Supervisor:
             self.pid = news["pid"]
         elif "began" in news:
             self.began, self.force_at = True, None
+            self.owner.on_begin()
         elif news:
             self.on_end(news)
         else:
@@ -766,11 +777,11 @@ class Supervisor:
                 return
             if os.getpid() == 1:  # the last resort: end all that runs in this container
                 send_signal(-1, signal.SIGKILL)
-        on_gone, report = self.on_gone, self.report
-        self.on_gone = self.report = self.sweep_by = None
+        owner, report = self.owner, self.report
+        self.owner = self.report = self.sweep_by = None
         if self.control.fileno() < 0 or sum(each.idle for each in self.agent.supervisors) > MAX_IDLE:
             self.retire()
-        on_gone(report)
+        owner.on_gone(report)
 
     def retire(self):
         """Let go of it, and forget it unless something of its program may be left."""
@@ -796,45 +807,57 @@ class Output:
     def __init__(self, agent, limit, sink=None):
         self.agent, self.limit, self.sink = agent, limit, sink
         self.kept, self.dropped = bytearray(), 0
+        self.resume_at = None
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.reader, False)
-        agent.selector.register(self.reader, selectors.EVENT_READ, self.read)
+        agent.selector.register(self.reader, selectors.EVENT_READ, self.on_data)
+
+    def on_data(self):
+        """Read; after a little, let more gather: a program that prints line by line would cost a wakeup for each."""
+        if self.reader >= 0 and self.resume_at is None and 0 < self.read() < 4096:
+            self.agent.selector.unregister(self.reader)
+            self.resume_at = time.monotonic() + GATHER_SECONDS
+            self.agent.gathering.add(self)
+
+    def resume(self):
+        self.resume_at = None
+        self.agent.gathering.discard(self)
+        self.agent.selector.register(self.reader, selectors.EVENT_READ, self.on_data)
 
     def read(self):
-        """Read once. Returns whether there may be more."""
-        if self.reader < 0:
-            return False
+        """Read once. Returns the number of bytes; 0 where there is nothing more now, or never."""
         try:
             data = os.read(self.reader, 65536)
         except BlockingIOError:
-            return False
+            return 0
         if not data:
             self.close()
-            return False
         room = self.limit - len(self.kept)
         self.kept += data[:room]
         self.dropped += max(0, len(data) - room)
-        if self.sink:
+        if self.sink and data:
             self.sink(data)
-        return True
+        return len(data)
+
+    def drain(self):
+        """Read what the pipe holds, but not for ever: its end may have been given to another process."""
+        self.close_writer()
+        for _ in range(64):
+            if self.reader < 0 or not self.read():
+                break
+        self.close()
 
     def close_writer(self):
         if self.writer >= 0:
             os.close(self.writer)
             self.writer = -1
 
-    def drain(self):
-        """Read what the pipe holds, but not for ever: its end may have been given to another process."""
-        self.close_writer()
-        for _ in range(64):
-            if not self.read():
-                break
-        self.close()
-
     def close(self):
         self.close_writer()
         if self.reader >= 0:
-            self.agent.selector.unregister(self.reader)
+            if self.resume_at is None:
+                self.agent.selector.unregister(self.reader)
+            self.agent.gathering.discard(self)
             os.close(self.reader)
             self.reader = -1
 
@@ -908,7 +931,7 @@ class Context:
         self.work.setblocking(False)
         job = {"kind": "context", "env": {}, "cwd": agent.workspace.path, "limits": agent.rlimits}
         try:
-            self.supervisor = agent.run(job, [agent.null] * 3, self.on_gone, [theirs.fileno()])
+            self.supervisor = agent.run(job, [agent.null] * 3, self, [theirs.fileno()])
         except BaseException:
             self.work.close()
             raise
@@ -931,6 +954,7 @@ class Context:
         finally:
             os.close(job_descriptor)
         self.execution = execution
+        execution.on_begin()
 
     def on_report(self):
         """The process says how an execution went. Foreign code runs in it, so the words may be anything."""
@@ -959,12 +983,15 @@ class Context:
         self.used_at = time.monotonic()
         if self.execution:
             execution, self.execution = self.execution, None
-            execution.finish(report)
+            execution.on_gone(report)
 
     def end(self):
         if not self.ending:
             self.ending = True
             self.supervisor.end()
+
+    def on_begin(self):
+        pass
 
     def on_gone(self, report):
         if self.work.fileno() >= 0:
@@ -973,7 +1000,7 @@ class Context:
         self.agent.contexts.pop(self.name, None)
         if self.execution:
             execution, self.execution = self.execution, None
-            execution.finish(report)
+            execution.on_gone(report)
 
 
 class Execution:
@@ -984,7 +1011,7 @@ class Execution:
         self.stream = request["stream"]
         self.result = self.ending = self.refusal = None
         self.started_at, self.started = time.time(), time.monotonic()
-        self.deadline = None if request["deadline"] is None else self.started + request["deadline"]
+        self.seconds, self.deadline = request["deadline"], None
         self.oom_kills = kernel_oom_kills()
         self.stdin = Input(agent)
         self.output = {}
@@ -1000,7 +1027,7 @@ class Execution:
                 context.run(self, job, stdio)
                 self.process = context
             else:
-                self.process = agent.run(job, stdio, self.finish)
+                self.process = agent.run(job, stdio, self)
         except BaseException:
             self.close()
             raise
@@ -1016,7 +1043,12 @@ class Execution:
             self.ending = reason
             self.process.end()
 
-    def finish(self, report):
+    def on_begin(self):
+        self.started_at, self.started = time.time(), time.monotonic()
+        if self.seconds is not None:
+            self.deadline = self.started + self.seconds
+
+    def on_gone(self, report):
         """Make the result. `report` is None if the supervisor was killed, by the program or by us."""
         if report and "error" in report:
             self.close()
@@ -1489,6 +1521,7 @@ class Agent:
         self.selector = selectors.DefaultSelector()
         self.executions, self.forgotten = collections.OrderedDict(), collections.OrderedDict()
         self.contexts, self.supervisors, self.running = {}, set(), 0
+        self.gathering = set()
         self.link = self.listener = self.requests = None
         self.launchers = set()
         self.active_at = self.watched_at = time.monotonic()
@@ -1540,7 +1573,7 @@ class Agent:
 
     def seconds_to_next(self):
         """Seconds until `tick` has something to do; None: never."""
-        due = []
+        due = [output.resume_at for output in self.gathering]
         if self.running and (self.memory or self.pids):
             due.append(self.watched_at + WATCH_SECONDS)
         for supervisor in self.supervisors:
@@ -1563,6 +1596,8 @@ class Agent:
                 context.end()
         for supervisor in list(self.supervisors):
             supervisor.tick(now)
+        for output in [each for each in self.gathering if now >= each.resume_at]:
+            output.resume()
         if (self.memory or self.pids) and now >= self.watched_at + WATCH_SECONDS:
             self.watched_at = now
             self.watch_limits()
@@ -1592,12 +1627,7 @@ class Agent:
         if self.running >= MAX_EXECUTIONS:
             raise Refusal("Busy", f"{self.running} executions are running")
         for path, data, mode in checked["files"]:
-            upload = Upload(self.workspace, path, mode)
-            try:
-                upload.write(data)
-                upload.finish()
-            finally:
-                upload.close()
+            self.workspace.write(path, data, mode)
         if checked["cwd"] and not os.path.isdir(checked["cwd"]):  # now: the files may have made it
             raise Refusal("BadRequest", f"cwd: {checked['cwd']!r} is not a directory")
         return self.start(checked), False
@@ -1661,17 +1691,17 @@ class Agent:
         finally:
             theirs.close()
 
-    def run(self, job, stdio, on_gone, work=()):
+    def run(self, job, stdio, owner, work=()):
         """Start a program under an idle supervisor, or a new one. Returns the supervisor. Raises Refusal (Busy)."""
         for supervisor in [each for each in self.supervisors if each.idle]:
             try:
-                supervisor.run(job, stdio, on_gone, work)
+                supervisor.run(job, stdio, owner, work)
                 return supervisor
             except OSError:  # a program ended it
                 supervisor.retire()
         supervisor = Supervisor(self)
         try:
-            supervisor.run(job, stdio, on_gone, work)
+            supervisor.run(job, stdio, owner, work)
         except OSError as error:
             supervisor.retire()
             raise Refusal("Busy", f"no process could be started: {error.strerror}") from None
@@ -1843,6 +1873,7 @@ def arguments():
     parser.add_argument("--user", type=int, help="the user id to become, with --group")
     parser.add_argument("--group", type=int)
     parser.add_argument("--env", help="a JSON file of variables for every program, read after the drop to --user")
+    parser.add_argument("--files", help="a JSON file of paths and texts, written below the workspace, as --env")
     parser.add_argument("--memory", type=int, default=0, help="bytes an execution may use")
     parser.add_argument("--pids", type=int, default=0, help="processes an execution may have")
     parser.add_argument("--nofile", type=int, default=0, help="descriptors each process may open")
@@ -1879,6 +1910,10 @@ def main():
     if given.env:
         with open(given.env) as file:
             os.environ.update(json.load(file))
+    if given.files:
+        with open(given.files) as file:
+            for path, text in json.load(file).items():
+                agent.workspace.write(path, text.encode())
     if given.pids:
         rlimits["RLIMIT_NPROC"] = given.pids + tasks_of_user()
     if given.run:

@@ -6,6 +6,7 @@ rest of the file system and the processors stay open to the code, and without ro
 """
 
 import asyncio
+import logging
 import os
 import signal
 import threading
@@ -51,15 +52,15 @@ from controller.backends.mock_processes import (
     end,
     freeze,
     open_pidfd,
-    reachable_by_others,
     send,
     thaw,
-    user_for,
     wait_gone,
 )
+from controller.backends.mock_users import may_use, user_for
 from controller.model import MOCK_WARNING, BackendName, Sandbox
 from controller.settings import SandboxSettings
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 READY_SECONDS = 10.0
 """An agent answers within 0.1 s; on a machine at its limits it may take longer."""
@@ -109,7 +110,7 @@ class MockBackend:
             if self._agent is None:
                 for folder in (self._home.parent, self._home):
                     make_private(folder)
-                if user_for("") is not None and not reachable_by_others(self._home):
+                if not may_use(user_for(""), self._home):
                     raise Refused(
                         f"SANDBOX__STATE_FOLDER: the users of sandboxes cannot reach {self._home};"
                         " let others pass through every folder above it (chmod o+x), or set another folder"
@@ -143,7 +144,7 @@ class MockBackend:
                 for entry in self._home.iterdir()
                 if entry.is_dir() and not entry.name.startswith((NEW, OLD))
             ]
-            return [seen for folder in folders if (seen := look(folder, with_tail=False)) is not None]
+            return [seen for folder in folders if (seen := _seen_or_told(folder)) is not None]
 
         seen = await self._call("look", "listing sandboxes", look_at_all)
         for record, one in seen:
@@ -183,8 +184,7 @@ class MockBackend:
         try:
             seen = look(folder, with_tail=False)
             if seen is None:
-                files = {file.path: file.content.encode() for file in sandbox.spec.files}
-                folder, state = make_folder(self._home, self._record(sandbox), files), RunState.CREATED
+                folder, state = make_folder(self._home, self._record(sandbox)), RunState.CREATED
             else:
                 state = seen[1].state
             record = folder.record()
@@ -197,15 +197,20 @@ class MockBackend:
 
     def _record(self, sandbox: Sandbox) -> Record:
         limits = wanted_limits(sandbox.spec, Defaults.of(self._settings))
+        user, host_path = user_for(sandbox.uid), sandbox.spec.workspace.host_path
+        if host_path and not may_use(user, Path(host_path), write=bool(sandbox.spec.files)):
+            whom = f"user {user}" if user is not None else "our own user"
+            raise Refused(f"spec.workspace.hostPath: the sandbox runs as {whom}, who may not use {host_path}")
         return Record(
             uid=sandbox.uid,
             namespace=sandbox.namespace,
             name=sandbox.name,
             has_run=sandbox.spec.run is not None,
             created_at=datetime.now(UTC).isoformat(),
-            user=user_for(sandbox.uid),
+            user=user,
             memory=limits.memory or self._settings.memory_limit,
             pids=limits.pids or self._settings.pids_limit,
+            host_path=host_path,
             fixed=fixed_parts(sandbox.spec),
         )
 
@@ -352,3 +357,12 @@ class MockBackend:
         self._pidfds.clear()
         for lane in self._lanes.values():
             lane.shutdown(wait=False, cancel_futures=True)
+
+
+def _seen_or_told(folder: Folder) -> tuple[Record, Observation] | None:
+    """For lists: one damaged folder does not hide the others."""
+    try:
+        return look(folder, with_tail=False)
+    except (BackendError, OSError) as error:
+        log.warning("sandbox %s is left out of the list: %s", folder.path.name, error)
+        return None

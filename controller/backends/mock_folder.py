@@ -6,7 +6,7 @@
         started             made by the gate right before the agent runs: whoever made it first is the only run there is
         killed              we were asked to end it
         agent.sock agent.log
-        box/                the sandbox's own: spec.json env.json result.json stdout stderr tmp/ workspace/
+        box/                the sandbox's own: spec.json env.json files.json result.json stdout stderr tmp/ workspace/
 
 What lies in the box was written by hostile code: it is read bounded, never through links.
 """
@@ -16,7 +16,6 @@ import os
 import stat
 import subprocess
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +48,8 @@ class Record:
     memory: int
     """Bytes."""
     pids: int
+    host_path: str = ""
+    """The folder of this machine that is its workspace; empty: one in the box."""
     fixed: dict[str, str] = field(default_factory=dict)
 
 
@@ -62,9 +63,8 @@ class Folder:
     def box(self) -> Path:
         return self.path / "box"
 
-    @property
-    def workspace(self) -> Path:
-        return self.box / "workspace"
+    def workspace(self, record: Record) -> Path:
+        return Path(record.host_path) if record.host_path else self.box / "workspace"
 
     @property
     def started(self) -> Path:
@@ -145,8 +145,8 @@ def make_private(folder: Path) -> None:
     folder.chmod(0o711)
 
 
-def make_folder(parent: Path, record: Record, files: Mapping[str, bytes]) -> Folder:
-    """Make the folder of a new sandbox with `files` in its workspace: whole or not at all.
+def make_folder(parent: Path, record: Record) -> Folder:
+    """Make the folder of a new sandbox: whole or not at all.
 
     Raises OSError, also where it is there already.
     """
@@ -155,15 +155,10 @@ def make_folder(parent: Path, record: Record, files: Mapping[str, bytes]) -> Fol
     draft.path.mkdir()
     draft.path.chmod(0o711)  # whatever the umask
     draft.write_record(record)
-    for folder in (draft.box, draft.box / "tmp", draft.workspace):
+    for folder in (draft.box, draft.box / "tmp", draft.box / "workspace"):
         folder.mkdir(mode=0o700)
-    for path, content in files.items():
-        target = draft.workspace / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
-    if record.user is not None:
-        for path in (draft.box, *draft.box.rglob("*")):
-            os.chown(path, record.user, record.user)
+        if record.user is not None:
+            os.chown(folder, record.user, record.user)
     return Folder(draft.path.rename(parent / record.uid))
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from controller.backends import BackendError, Refused
 from controller.backends.mock_folder import RESULT, Folder, Record, write_durably, write_for_user
-from controller.backends.mock_processes import MARK, Process, reachable_by_others, read_process
+from controller.backends.mock_processes import MARK, Process, read_process
+from controller.backends.mock_users import may_use
 from controller.model import Run, Sandbox
 
 GATE = """\
@@ -30,7 +31,7 @@ shift 2
 exec "$@" </dev/null
 """
 NOFILE = 1024
-SPEC, ENV = "spec.json", "env.json"
+SPEC, ENV, FILES = "spec.json", "env.json", "files.json"
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 _HERE = Path(__file__).resolve().parent
 
@@ -50,7 +51,7 @@ def find_python(user: int | None) -> Path:
     system = shutil.which("python3", path=_SYSTEM_PATH)
     for candidate in (Path(sys.executable), *([Path(system)] if system else [])):
         real = candidate.resolve()
-        if _usable(real, user):
+        if may_use(user, real):
             return real
     raise Refused(f"{sys.executable} lies in a folder closed to others; install python3 in /usr/bin", "NoPython")
 
@@ -63,7 +64,10 @@ def launch(folder: Folder, record: Record, sandbox: Sandbox, agent: Path, timeou
     python = find_python(record.user)
     variables = {each.name: each.value for each in sandbox.spec.env if each.name != MARK}
     write_for_user(folder.box / ENV, json.dumps(variables), record.user)
-    arguments = ["--workspace", str(folder.workspace), "--env", ENV]
+    write_for_user(
+        folder.box / FILES, json.dumps({each.path: each.content for each in sandbox.spec.files}), record.user
+    )
+    arguments = ["--workspace", str(folder.workspace(record)), "--env", ENV, "--files", FILES]
     arguments += ["--memory", str(record.memory), "--pids", str(record.pids), "--nofile", str(NOFILE)]
     if record.user is not None:
         arguments += ["--user", str(record.user), "--group", str(record.user)]
@@ -100,7 +104,7 @@ def _environment(folder: Folder, record: Record, python: Path) -> dict[str, str]
     return {
         "PATH": _search_path(python, record.user),
         "LANG": os.environ.get("LANG", "C.UTF-8"),
-        "HOME": str(folder.workspace),
+        "HOME": str(folder.workspace(record)),
         "TMPDIR": str(folder.box / "tmp"),
         MARK: record.uid,
     }
@@ -113,12 +117,7 @@ def _search_path(python: Path, user: int | None) -> str:
     """
     ours = [Path(entry) for entry in os.environ.get("PATH", _SYSTEM_PATH).split(":") if entry.startswith("/")]
     folders = dict.fromkeys((python.parent, *ours))
-    return ":".join(str(folder) for folder in folders if _usable(folder, user))
-
-
-def _usable(path: Path, user: int | None) -> bool:
-    """Whether the sandbox's user can enter or execute it."""
-    return os.access(path, os.X_OK) if user is None else reachable_by_others(path)
+    return ":".join(str(folder) for folder in folders if may_use(user, folder))
 
 
 def _request(run: Run, timeout: int) -> dict[str, object]:

@@ -8,23 +8,17 @@ after the program killed its agent. Signals go through pidfds, so a pid that was
 import os
 import select
 import signal
-import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 
 from controller.backends import BackendError
+from controller.backends.mock_users import is_own
 
 MARK = "AGENT_PLATFORM_SANDBOX"
 """Environment variable of every process of a sandbox; its value is the sandbox's uid."""
-FIRST_USER = 0x4000_0000
-"""User ids from here on are nobody's: above the ranges of /etc/login.defs, of systemd and of subordinate ids."""
-_USERS = 1 << 28
-_NOBODY = 65534
-_NEEDED_TO_DROP = (0, 5, 6, 7)  # CAP_CHOWN, CAP_KILL, CAP_SETGID, CAP_SETUID: linux/capability.h
 
 
 @dataclass(frozen=True)
@@ -49,39 +43,6 @@ class Identity:
     pid: int | None
     """Of its agent."""
     start_ticks: int | None
-
-    @property
-    def own_user(self) -> bool:
-        """No other sandbox and nobody else runs as this user."""
-        return self.user is not None and self.user >= FIRST_USER
-
-
-def user_for(uid: str) -> int | None:
-    """The user id that a sandbox is to run as: one of its own where we are root, nobody's where ids are scarce.
-
-    None where we cannot drop to another. A function of the uid, so that it need not be stored to be found again.
-    """
-    if os.geteuid() != 0 or not _may_drop():
-        return None
-    own = FIRST_USER + int.from_bytes(sha256(uid.encode()).digest()[:4]) % _USERS
-    return own if _is_mapped(own) else _NOBODY
-
-
-def _may_drop() -> bool:
-    effective = int(_status_field("self", "CapEff"), 16)
-    return all(effective >> capability & 1 for capability in _NEEDED_TO_DROP)
-
-
-def _is_mapped(user: int) -> bool:
-    """Whether our user namespace has this user id."""
-    ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
-    return any(int(inside) <= user < int(inside) + int(length) for inside, _, length in ranges)
-
-
-def reachable_by_others(path: Path) -> bool:
-    """Whether a user without any rights of its own can go through every folder to `path`, and enter or execute it."""
-    real = path.resolve()
-    return real.exists() and all(folder.stat().st_mode & stat.S_IXOTH for folder in (real, *real.parents))
 
 
 def read_process(pid: int) -> Process | None:
@@ -130,7 +91,7 @@ def _descendants(table: dict[int, Process], root: int) -> set[int]:
 
 def _bears_mark(pid: int, identity: Identity) -> bool:
     try:
-        if identity.own_user:
+        if identity.user is not None and is_own(identity.user):
             return int(_status_field(pid, "Uid").split()[0]) == identity.user
         with Path(f"/proc/{pid}/environ").open("rb") as environ:
             return f"{MARK}={identity.uid}".encode() in environ.read(1 << 20).split(b"\0")

@@ -16,7 +16,7 @@ from controller.backends import BackendError, Refused, RunState
 from controller.backends import mock as mock_module
 from controller.backends.mock import MockBackend
 from controller.backends.mock_folder import Folder
-from controller.backends.mock_processes import FIRST_USER, user_for
+from controller.backends.mock_users import is_own, user_for
 from controller.model import Sandbox
 from controller.settings import SandboxSettings
 from tests.backends.words import finished, living, new_mark, python, sandbox, true, until
@@ -202,7 +202,7 @@ async def test_sandboxes_have_users_of_their_own_and_cannot_reach_each_other(
     await until("it sleeps", lambda: true(living(mark)))
     theirs = folder_of(settings, victim)
     code = (
-        f"id -u; ls {theirs.path}; cat {theirs.workspace}/secret {theirs.path}/record.json {theirs.box}/env.json;"
+        f"id -u; ls {theirs.path}; cat {theirs.box}/workspace/secret {theirs.path}/record.json {theirs.box}/env.json;"
         f" cat /proc/[0-9]*/environ; kill -9 {living(mark)[0]}"
     )
     attacker = sandbox(run={"language": "bash", "code": code})
@@ -307,6 +307,52 @@ async def test_a_state_folder_that_sandboxes_cannot_reach_is_refused(settings: S
     await backend.close()
 
 
+async def test_a_folder_of_this_machine_can_be_its_workspace(settings: SandboxSettings, backend: MockBackend) -> None:
+    shared = Path(str(settings.state_folder)) / "shared"
+    shared.mkdir()
+    wanted = sandbox(
+        run={"language": "bash", "code": "pwd; cat given; echo made >made"},
+        workspace={"hostPath": str(shared)},
+        files=[{"path": "given", "content": "given\n"}],
+    )
+    if os.geteuid() == 0:
+        with pytest.raises(Refused, match="hostPath"):
+            await backend.start(wanted)
+        assert await backend.observe(wanted.uid) is None
+        shared.chmod(0o777)
+    await backend.start(wanted)
+    seen = await finished(backend, wanted.uid)
+    assert seen.tail is not None and seen.tail.stdout == f"{shared}\ngiven\n"
+    await backend.remove(wanted.uid)
+    assert (shared / "made").read_text() == "made\n", "it is not ours to delete"
+
+
+async def test_files_of_the_spec_go_through_no_link(settings: SandboxSettings, backend: MockBackend) -> None:
+    shared, target = Path(str(settings.state_folder)) / "shared", Path(str(settings.state_folder)) / "target"
+    for folder in (shared, target):
+        folder.mkdir()
+        folder.chmod(0o777)
+    (shared / "link").symlink_to(target)
+    wanted = sandbox(workspace={"hostPath": str(shared)}, files=[{"path": "link/x", "content": "x"}])
+    with pytest.raises(BackendError):
+        await backend.start(wanted)
+    assert list(target.iterdir()) == []
+    assert await backend.observe(wanted.uid) is None
+
+
+async def test_a_damaged_folder_hides_no_other_sandbox(settings: SandboxSettings, backend: MockBackend) -> None:
+    damaged, whole = python("pass"), python("pass")
+    for each in (damaged, whole):
+        await backend.start(each)
+    record = folder_of(settings, damaged).path / "record.json"
+    text = record.read_text()
+    record.write_text("{")
+    assert [seen.uid for seen in await backend.list()] == [whole.uid]
+    with pytest.raises(BackendError, match="damaged; remove the folder"):
+        await backend.observe(damaged.uid)
+    record.write_text(text)
+
+
 async def test_limits_of_the_living_cannot_change_and_it_says_so(backend: MockBackend) -> None:
     seen = await backend.start(wanted := python("import time; time.sleep(30)"))
     with pytest.raises(Refused, match="limits"):
@@ -317,7 +363,7 @@ def test_users_of_sandboxes_are_nobodys() -> None:
     users = {user_for(str(uuid4())) for _ in range(200)}
     if os.geteuid() == 0:
         assert len(users) == 200
-        assert all(user is not None and user >= FIRST_USER for user in users)
+        assert all(user is not None and is_own(user) for user in users)
     else:
         assert users == {None}
 
