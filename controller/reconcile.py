@@ -234,6 +234,8 @@ class Reconciler:
         if life.problem is not None and life.problem_of != life.sandbox.generation:
             life.problem = None
         problem = life.problem
+        if problem is not None and problem.retry_at is not None and problem.retry_at <= self._clock():
+            problem = None  # its next try is due
         if problem is None and life.sandbox.backend is BackendName.MOCK and not life.sandbox.status.get("startedAt"):
             problem = mock_refusal(life.sandbox.spec, self._settings)
         if problem is None and not life.sandbox.status.get("startedAt"):
@@ -327,18 +329,16 @@ class Reconciler:
         patch = patch_of(sandbox.status, status)
         if set(patch) <= {"docker_available"} and sandbox.status:
             return False  # true of the daemon, not of this sandbox: told with the next change
-        was_final = _is_final(sandbox)
         self.see(await self._store.write_status(sandbox, patch))
-        self._tell(life, status, was_final, now)
+        self._tell(life, sandbox, status, now)
         return True
 
-    def _tell(self, life: Life, status: Mapping[str, Any], was_final: bool, now: datetime) -> None:
-        """Metrics and Events of a change."""
-        sandbox = life.sandbox
-        before, phase = life.sandbox.status.get("phase"), status["phase"]
+    def _tell(self, life: Life, sandbox: Sandbox, status: Mapping[str, Any], now: datetime) -> None:
+        """Metrics and Events of a change; `sandbox` is as it was before."""
+        before, phase = sandbox.status.get("phase"), status["phase"]
         if phase == Phase.RUNNING and before != phase and sandbox.backend:
             self._stage(life, sandbox.backend, "total")
-        if phase in TERMINAL and not was_final:
+        if phase in TERMINAL and before not in TERMINAL:
             reason = status["result"]["reason"]
             self._metrics.results.labels(sandbox.backend or "none", reason).inc()
             ready = next(c for c in status["conditions"] if c["type"] == "Finished")
