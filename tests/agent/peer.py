@@ -18,7 +18,7 @@ HELLO_TOKEN = bytes.fromhex("d3a96e0f51c8b742")
 HEADER = struct.Struct("!8sBIII")
 MAX_PAYLOAD = 32 * 1024
 WINDOW = 256 * 1024
-HELLO, REQUEST, PART, DATA, EOF, CREDIT, STARTED, STDOUT, STDERR, RESULT, ERROR = range(1, 12)
+HELLO, REQUEST, PART, DATA, EOF, CREDIT, STARTED, STDOUT, STDERR, RESULT, ERROR, CLOSE = range(1, 13)
 
 
 def frame(token: bytes, kind: int, channel: int, payload: bytes = b"") -> bytes:
@@ -169,15 +169,15 @@ class Peer:
 
     def feed(self, number: int, data: bytes) -> None:
         """Send bytes as the agent's credit allows, then the end."""
-        channel = self.channels[number]
-        while data:
+        channel, rest = self.channels[number], memoryview(data)
+        while rest:
             self.wait(lambda: channel.credit or channel.result or channel.error)
-            if not channel.credit:
+            if channel.result or channel.error:
                 break
-            block = data[: min(MAX_PAYLOAD, channel.credit)]
+            block = rest[: min(MAX_PAYLOAD, channel.credit)]
             channel.credit -= len(block)
-            self.send(DATA, number, block)
-            data = data[len(block) :]
+            self.send(DATA, number, bytes(block))
+            rest = rest[len(block) :]
         self.send(EOF, number)
 
     # The requests, from start to result
