@@ -6,16 +6,16 @@ the backend, which attaches to it or gives its kept result, after a restart of t
 
 import asyncio
 import base64
-import binascii
 import hashlib
 import json
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic.fields import FieldInfo
 
 from controller.backends import ExecRequest, ExecResult, Executions, OutputChunk, Unavailable
 from controller.grammar import ENV_NAME, relative_path, without_nul
@@ -30,35 +30,42 @@ MAX_ARGUMENT = 131_071
 """Bytes of one argument or variable: MAX_ARG_STRLEN of Linux (include/uapi/linux/binfmts.h) less its NUL."""
 MAX_INLINE = 12 * 2**20
 """Characters of stdin, and of one file; larger files have the call for files."""
+MAX_NAME, MAX_PATH = 255, 1024
+"""Bytes of a part of a path (NAME_MAX of Linux) and of a path."""
+BASE64 = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 GRACE = 15.0
 """Seconds that a backend has to tell of a timeout before the execution counts as lost to us."""
 
 
 def _fits_an_argument(text: str) -> str:
     if len(text.encode()) > MAX_ARGUMENT:
-        raise ValueError(f"is longer than {MAX_ARGUMENT} bytes, the most that Linux passes to a program")
+        raise ValueError(f"must be at most {MAX_ARGUMENT} bytes, the most that Linux passes to a program")
     return text
 
 
-def _decoded(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error:
-        raise ValueError("is not base64") from None
+def workspace_path(path: str) -> str:
+    """A path below the workspace, as it is. Raises ValueError for any other, and where Linux would: NAME_MAX."""
+    if any(len(part.encode()) > MAX_NAME for part in relative_path(path).split("/")) or len(path.encode()) > MAX_PATH:
+        raise ValueError(f"must be at most {MAX_PATH} bytes, and each part of it at most {MAX_NAME}")
+    return path
 
 
-def _base64(text: str) -> str:
-    _decoded(text)
-    return text
+def _schema_pattern(pattern: str) -> FieldInfo:
+    # For the OpenAPI document only: what a validator checks, as far as a pattern can say it.
+    return cast("FieldInfo", Field(json_schema_extra={"pattern": pattern}))
 
 
-Argument = Annotated[str, AfterValidator(without_nul), AfterValidator(_fits_an_argument)]
-Code = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CODE), AfterValidator(without_nul)]
+NO_NUL = _schema_pattern(r"^[^\x00]*$")
+PATH_PATTERN = r"^(?!(.*/)?\.{1,2}(/|$))[^/\x00-\x1f\x7f]+(/[^/\x00-\x1f\x7f]+)*$"
+Argument = Annotated[str, AfterValidator(without_nul), AfterValidator(_fits_an_argument), NO_NUL]
+Code = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CODE), AfterValidator(without_nul), NO_NUL]
 Command = Annotated[tuple[Argument, ...], Field(min_length=1, max_length=1024, strict=False)]
 Text = Annotated[str, StringConstraints(max_length=MAX_INLINE)]
-Base64 = Annotated[str, StringConstraints(max_length=MAX_INLINE * 4 // 3), AfterValidator(_base64)]
+Base64 = Annotated[str, StringConstraints(max_length=MAX_INLINE * 4 // 3, pattern=BASE64)]
 EnvName = Annotated[str, StringConstraints(pattern=ENV_NAME, max_length=256)]
-Path = Annotated[str, StringConstraints(min_length=1, max_length=512), AfterValidator(relative_path)]
+Path = Annotated[
+    str, StringConstraints(max_length=MAX_PATH), AfterValidator(workspace_path), _schema_pattern(PATH_PATTERN)
+]
 
 
 class _Strict(BaseModel):
@@ -71,6 +78,10 @@ class ProgramFile(_Strict):
     path: Path
     content: Text = ""
     content_base64: Base64 = ""
+
+    def data(self) -> bytes:
+        """The file's bytes. Text and base64 are never both there."""
+        return base64.b64decode(self.content_base64) or self.content.encode()
 
     @model_validator(mode="after")
     def _one_content(self) -> Self:
@@ -91,6 +102,22 @@ Files = (
 
 class Program(_Strict):
     """One execution: `code` in a language, or a `command`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["code"], "properties": {"code": {"type": "string"}, "command": {"type": "null"}}},
+                {
+                    "required": ["command"],
+                    "properties": {
+                        "command": {"type": "array"},
+                        "code": {"type": "null"},
+                        "language": {"type": "null"},
+                    },
+                },
+            ]
+        }
+    )
 
     code: Code | None = Field(None, description="The text of the program.")
     language: Literal["python", "bash"] | None = Field(None, description="Of `code`; python where it is left out.")
@@ -139,7 +166,7 @@ class Program(_Strict):
         """`files` in either form, as bytes."""
         if isinstance(self.files, dict):
             return {path: text.encode() for path, text in self.files.items()}
-        return {file.path: _decoded(file.content_base64) or file.content.encode() for file in self.files}
+        return {file.path: file.data() for file in self.files}
 
 
 def keyed_id(uid: str, key: str) -> str:
@@ -149,7 +176,7 @@ def keyed_id(uid: str, key: str) -> str:
 
 def request_for(uid: str, program: Program, settings: SandboxSettings, key: str = "") -> ExecRequest:
     """The request of the port. The same `key` gives the same id; without one each is an execution of its own."""
-    stdin = _decoded(program.stdin_base64) or program.stdin.encode()
+    stdin = base64.b64decode(program.stdin_base64) or program.stdin.encode()
     env, files = program.environment(), program.contents()
     return ExecRequest(
         id=keyed_id(uid, key) if key else uuid.uuid4().hex,

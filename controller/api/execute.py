@@ -59,6 +59,7 @@ def add_routes(app: FastAPI, access: Access, directory: SandboxDirectory, settin
             Kind.UNSUPPORTED_MEDIA_TYPE,
             Kind.INVALID,
             Kind.KEY_REUSED,
+            Kind.RESULT_GONE,
             Kind.REFUSED,
             Kind.BUSY,
         )

@@ -17,12 +17,28 @@ from controller.api.problems import Kind, Problem
 from controller.api.schemas import FileList
 from controller.api.streams import EVENT_STREAM, begun, output_events, wants_events
 from controller.directory import SandboxDirectory
-from controller.grammar import relative_path
+from controller.executions import MAX_PATH, PATH_PATTERN, workspace_path
 from controller.model import Sandbox
 from controller.quantity import format_bytes
 from controller.settings import Settings
 
-FilePath = Annotated[str, Path(description="Below the workspace.", examples=["data/in.csv"], max_length=4096)]
+FilePath = Annotated[
+    str,
+    Path(
+        description="Below the workspace.",
+        examples=["data/in.csv"],
+        max_length=MAX_PATH,
+        json_schema_extra={"pattern": PATH_PATTERN},
+    ),
+]
+FolderPath = Annotated[
+    str,
+    Query(
+        description="Below the workspace; default: the workspace itself.",
+        max_length=MAX_PATH,
+        json_schema_extra={"pattern": f"^$|{PATH_PATTERN}"},
+    ),
+]
 HARMLESS = {
     # What a sandbox wrote must not become a page of ours in somebody's browser.
     "Content-Disposition": "attachment",
@@ -40,7 +56,7 @@ def add_routes(app: FastAPI, access: Access, directory: SandboxDirectory, settin
     async def list_files(
         request: Request,
         uid: SandboxId,
-        folder: Annotated[str, Query(description="Default: the workspace itself.", max_length=4096)] = "",
+        folder: FolderPath = "",
     ) -> Response:
         """The files in a folder of the workspace, at most 10,000."""
         sandbox = await access.sandbox(request, uid, "get", "files")
@@ -100,7 +116,7 @@ def add_routes(app: FastAPI, access: Access, directory: SandboxDirectory, settin
 
 def _below_workspace(path: str) -> str:
     try:
-        return relative_path(path)
+        return workspace_path(path)
     except ValueError as error:
         raise Problem(Kind.INVALID, f"the path {error}") from None
 

@@ -1,5 +1,6 @@
 """The OpenAPI 3.1 document: FastAPI's, and the bodies that routes read themselves, the errors, the credentials."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from fastapi import FastAPI
@@ -56,6 +57,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     schemas.update(own["$defs"])
+    _allow_null(schemas, "CreateSandbox")
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     components["securitySchemes"] = {
@@ -69,4 +71,26 @@ def _document(app: FastAPI) -> dict[str, Any]:
         if path not in OPEN_PATHS:
             for operation in operations.values():
                 operation["security"] = [{"bearer": []}]
+        for operation in operations.values():
+            for status, response in problems(Kind.BAD_REQUEST, Kind.HEAD_TOO_LARGE).items():
+                operation["responses"].setdefault(str(status), response)
     return document
+
+
+def _allow_null(schemas: dict[str, Any], name: str) -> None:
+    """Say of a spec and all that it refers to: null is absent, as in Kubernetes."""
+    for field, schema in schemas[name].get("properties", {}).items():
+        for reference in _references(schema):
+            _allow_null(schemas, reference)
+        if {"type": "null"} not in schema.get("anyOf", ()):
+            schemas[name]["properties"][field] = {"anyOf": [schema, {"type": "null"}]}
+
+
+def _references(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            yield schema["$ref"].rpartition("/")[2]
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for each in schema:
+            yield from _references(each)

@@ -34,6 +34,7 @@ class Kind(Enum):
     REQUEST_TIMEOUT = "request-timeout", 408, "The request came too slowly"
     NAME_TAKEN = "name-taken", 409, "A sandbox of that name exists"
     NOT_RUNNING = "not-running", 409, "The sandbox cannot do this now"
+    RESULT_GONE = "result-gone", 410, "The execution ran, but its result is no longer kept"
     TOO_LARGE = "too-large", 413, "The request is too large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type", 415, "The body has a type that is not understood"
     INVALID = "invalid", 422, "The request is not valid"
@@ -123,6 +124,8 @@ def problem_of(error: Exception) -> Problem:
     """What the API says about an error of a backend or of the directory."""
     text = str(error)
     match error:
+        case backends.NotFound(reason="ResultGone"):
+            return Problem(Kind.RESULT_GONE, text)
         case backends.NotFound():
             return Problem(Kind.NOT_FOUND, text)
         case backends.NotRunning():
