@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from typing import Any
 
 from controller.localkube.kinds import Kind, Kinds
 from controller.localkube.schema import Schema
@@ -103,14 +102,17 @@ def v2(kinds: Kinds) -> Object:
     return {"swagger": "2.0", "info": _INFO, "paths": paths, "definitions": definitions}
 
 
-def _older(schema: Any) -> Any:
+_ONLY_V3 = ("anyOf", "oneOf", "not", "nullable", "x-kubernetes-validations")
+
+
+def _older(schema: Schema) -> Schema:
     """Without what OpenAPI v2 cannot say; kube-apiserver drops the same."""
-    if isinstance(schema, list):
-        return [_older(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    dropped = ("anyOf", "oneOf", "not", "nullable", "x-kubernetes-validations")
-    result = {name: _older(value) for name, value in schema.items() if name not in dropped}
+    result = {name: value for name, value in schema.items() if name not in _ONLY_V3}
     if schema.get("x-kubernetes-preserve-unknown-fields") is True or schema.get("x-kubernetes-int-or-string") is True:
         result.pop("type", None)
+    if "properties" in schema:
+        result["properties"] = {name: _older(sub) for name, sub in schema["properties"].items()}
+    for name in ("items", "additionalProperties"):
+        if isinstance(schema.get(name), dict):
+            result[name] = _older(schema[name])
     return result

@@ -35,7 +35,7 @@ def test_a_watch_from_a_list_has_what_came_after_it(widgets: Widgets) -> None:
 def test_a_watch_from_nowhere_begins_with_what_is_there(widgets: Widgets) -> None:
     widgets.create("one")
     widgets.create("two")
-    with widgets.watch() as events:
+    with widgets.watch("resourceVersion=0") as events:
         assert names([next(events), next(events)]) == [("ADDED", "one"), ("ADDED", "two")]
         widgets.create("three")
         assert names([next(events)]) == [("ADDED", "three")]
@@ -96,7 +96,7 @@ def test_a_watch_ends_at_its_timeout_after_a_bookmark(widgets: Widgets) -> None:
 def test_tables_are_watched_with_the_columns_once(widgets: Widgets) -> None:
     widgets.create("one")
     widgets.create("two")
-    with widgets.watch(Accept=TABLE) as events:
+    with widgets.watch("resourceVersion=0", Accept=TABLE) as events:
         first, second = next(events)["object"], next(events)["object"]
     assert (first["kind"], len(first["columnDefinitions"]), first["rows"][0]["cells"][0]) == ("Table", 6, "one")
     assert (second["columnDefinitions"], second["rows"][0]["cells"][0]) == (None, "two")
