@@ -9,28 +9,17 @@ import asyncio
 import json
 import math
 import os
-from base64 import b64encode
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
 from itertools import count
-from typing import Annotated, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from controller.backends import (
-    BackendError,
-    Busy,
-    Conflict,
-    ExecRequest,
-    ExecResult,
-    FileInfo,
-    NotFound,
-    OutputChunk,
-    Refused,
-    Unavailable,
-)
+from controller.backends import ExecRequest, ExecResult, FileInfo, OutputChunk, Refused, Unavailable
 from controller.backends.agent_frames import (
+    FRAME_BYTES,
     HELLO_TOKEN,
     MAX_PAYLOAD,
     PADDING,
@@ -41,9 +30,8 @@ from controller.backends.agent_frames import (
     Kind,
     encode,
 )
-from controller.model import Reason
+from controller.backends.agent_words import PROTOCOL, Credit, Entry, Error, Hello, Result, Said, execute_request
 
-PROTOCOL = 1
 ANSWER_SECONDS = 20.0
 """For the agent to answer a request, or to go on with a file."""
 GRACE_SECONDS = 10.0
@@ -55,6 +43,7 @@ MAX_OUTPUT = 8 << 20
 MAX_FILES = 10_000
 MAX_LISTING = 2 << 20
 """Bytes of a listing: the agent sends at most half of it."""
+_CONTENT = (Kind.DATA, Kind.STDOUT, Kind.STDERR)
 
 
 class LinkLost(Unavailable):
@@ -77,89 +66,6 @@ class Stream(Protocol):
     def close(self) -> None: ...
 
 
-_Count = Annotated[int, Field(ge=0, le=1 << 62)]
-_Word = Annotated[str, Field(max_length=256)]
-
-
-class _Said(BaseModel):
-    """Something that an agent said."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
-
-
-Said = TypeVar("Said", bound=_Said)
-
-
-class Hello(_Said):
-    """The agent's greeting."""
-
-    protocol: Literal[1]
-    version: _Word
-    pid1: bool
-    python: _Word
-    running: Annotated[list[_Word], Field(max_length=1000)]
-    """Ids of executions."""
-    contexts: Annotated[list[_Word], Field(max_length=1000)]
-    idle_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    """Since the last execution ended; 0 while one runs."""
-    kept: _Count
-    forgotten: _Count
-    max_executions: _Count
-
-
-class _Result(_Said):
-    exit_code: Annotated[int, Field(ge=0, le=255)]
-    signal: Annotated[int, Field(ge=1, le=64)] | None
-    reason: Literal["Completed", "Error", "Timeout", "Cancelled", "OOMKilled"]
-    dropped_stdout: _Count
-    dropped_stderr: _Count
-    duration_ms: _Count
-    peak_memory: _Count | None
-    cpu_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
-
-
-class _Error(_Said):
-    code: _Word
-    message: Annotated[str, Field(max_length=4096)]
-
-
-class _Credit(_Said):
-    bytes: _Count
-
-
-class _Entry(_Said):
-    path: Annotated[str, Field(max_length=8192)]
-    type: _Word
-    bytes: _Count
-
-
-_CONTENT = (Kind.DATA, Kind.STDOUT, Kind.STDERR)
-
-
-def _refusal(payload: bytes) -> BackendError:
-    """The agent's ERROR as the port's error."""
-    error = _parse(_Error, payload)
-    match error.code:
-        case "Conflict":
-            return Conflict(error.message)
-        case "Busy":
-            return Busy(error.message)
-        case "NotFound":
-            return NotFound(error.message)
-        case "Gone":
-            return NotFound(error.message, "ResultGone")
-        case "BadRequest" | "Forbidden" | "TooLarge" | "NoSpace":
-            return Refused(error.message, error.code)
-    return BackendError(error.message, "AgentFailed")
-
-
-def _parse(said: type[Said], payload: bytes) -> Said:
-    try:
-        return said.model_validate_json(payload)
-    except ValidationError as error:
-        raise LinkLost(f"the agent sent a {said.__name__.strip('_').lower()} that is none") from error
-
-
 class _Channel:
     """What has arrived on one channel and was not taken yet: at most WINDOW bytes of content and a few words."""
 
@@ -167,34 +73,44 @@ class _Channel:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.frames: deque[Frame] = deque()
+        self.content: dict[int, bytearray] = {kind: bytearray() for kind in _CONTENT}
+        self.words: deque[Frame] = deque()
+        self.heard = 0
+        """How many words have arrived."""
         self.news = asyncio.Event()
         self.may_arrive = WINDOW
         """Bytes of content that the agent may still send."""
-        self.taken = 0
-        """Bytes that were taken and for which no credit was granted yet."""
         self.may_send = WINDOW
         """Bytes of content that we may still send."""
-        self.words = 0
         self.over = False
+        """The agent has closed it."""
 
     def put(self, frame: Frame) -> bool:
-        """Returns False for what goes beyond the credit: it is not kept. Raises LinkLost for nonsense."""
-        if frame.kind == Kind.CREDIT:
-            self.may_send = min(WINDOW, self.may_send + _parse(_Credit, frame.payload).bytes)
-            self.news.set()
-            return True
+        """Keep it until it is taken. Returns False for what goes beyond the credit: it is dropped."""
         if frame.kind in _CONTENT:
-            allowed = 0 < len(frame.payload) <= self.may_arrive
-            self.may_arrive -= len(frame.payload) if allowed else 0
+            if len(frame.payload) > self.may_arrive:
+                return False
+            self.may_arrive -= len(frame.payload)
+            self.content[frame.kind] += frame.payload
         else:
-            self.words += 1
-            allowed = self.words <= self.MAX_WORDS
+            if self.heard >= self.MAX_WORDS:
+                return False
+            self.heard += 1
+            self.words.append(frame)
             self.over = self.over or frame.kind in (Kind.RESULT, Kind.ERROR)
-        if allowed:
-            self.frames.append(frame)
-            self.news.set()
-        return allowed
+        self.news.set()
+        return True
+
+    def take(self) -> Frame | None:
+        """Content first: the last word comes after it."""
+        for kind, kept in self.content.items():
+            if kept:
+                self.content[kind] = bytearray()
+                return Frame(kind, self.number, bytes(kept))
+        return self.words.popleft() if self.words else None
+
+
+_Said = TypeVar("_Said", bound=Said)
 
 
 class AgentLink:
@@ -225,9 +141,8 @@ class AgentLink:
             try:
                 link.hello = Hello.model_validate_json(answer.payload)
             except ValidationError as error:
-                raise Refused(
-                    f"the agent does not speak protocol {PROTOCOL}: build the image anew (make image)", "AgentProtocol"
-                ) from error
+                message = f"the agent does not speak protocol {PROTOCOL}: build the image anew (make image)"
+                raise Refused(message, "AgentProtocol") from error
         except BaseException:
             link.close()
             raise
@@ -253,7 +168,7 @@ class AgentLink:
         Raises Busy, Conflict, NotFound (its result is no longer kept), Refused, BackendError, and LinkLost at any time.
         """
         until = asyncio.get_running_loop().time() + request.timeout + GRACE_SECONDS
-        frames = self._exchange(_wording(request), request.stdin, until)
+        frames = self._exchange(execute_request(request), request.stdin, until)
         async for item in self._items(frames, request.id, request.output_limit, Counter(seen or {})):
             yield item
 
@@ -270,8 +185,7 @@ class AgentLink:
         async with aclosing(frames):
             async for frame in frames:
                 if frame.kind == Kind.RESULT:
-                    said = _parse(_Result, frame.payload).model_dump()
-                    yield ExecResult(id=execution_id, path="agent", **said | {"reason": Reason(said["reason"])})
+                    yield self._parse(Result, frame.payload).of(execution_id)
                 elif frame.kind in (Kind.STDOUT, Kind.STDERR):
                     name: Literal["stdout", "stderr"] = "stdout" if frame.kind == Kind.STDOUT else "stderr"
                     arrived[name] += len(frame.payload)
@@ -284,14 +198,16 @@ class AgentLink:
 
     async def cancel(self, execution_id: str) -> None:
         """End every process of an execution. Raises NotFound, LinkLost."""
-        await self._ask({"op": "cancel", "id": execution_id})
+        async with aclosing(self._exchange({"op": "cancel", "id": execution_id})) as frames:
+            async for _ in frames:
+                pass
 
     async def put_file(self, path: str, chunks: AsyncIterator[bytes]) -> None:
         """Write a file below the workspace; it appears whole or not at all. Raises Refused, BackendError, LinkLost."""
         with self._channel() as channel:
             self._request(channel, {"op": "put", "path": path})
             async for chunk in chunks:
-                await self._send_content(channel, chunk)
+                await self._send_content(channel, chunk, ANSWER_SECONDS)
             self._send(Kind.EOF, channel.number)
             await self._drain()
             await self._next(channel, ANSWER_SECONDS)
@@ -305,12 +221,12 @@ class AgentLink:
 
     async def list_files(self, path: str = "") -> list[FileInfo]:
         """The regular files in a folder of the workspace and below it, at most 10,000. Raises as `get_file`."""
-        listing = b""
+        listing = bytearray()
         async with aclosing(self._exchange({"op": "list", "path": path, "recursive": True})) as frames:
             async for frame in frames:
                 if frame.kind == Kind.DATA and len(listing) < MAX_LISTING:
                     listing += frame.payload
-        entries = [_parse(_Entry, line) for line in listing.splitlines()[:MAX_FILES]]
+        entries = [self._parse(Entry, line) for line in bytes(listing).splitlines()[:MAX_FILES]]
         return [FileInfo(entry.path, entry.bytes) for entry in entries if entry.type == "file"]
 
     # --- channels ---
@@ -331,18 +247,18 @@ class AgentLink:
     async def _exchange(
         self, request: dict[str, object], stdin: bytes = b"", until: float | None = None
     ) -> AsyncGenerator[Frame]:
-        """Send a request and yield the frames that answer it, the last a RESULT; `until` is a time of the event loop.
+        """Send a request and yield the frames that answer it, the last a RESULT.
 
-        Without it, each frame is waited for ANSWER_SECONDS.
+        All of them are waited for until a time of the event loop, or else each for ANSWER_SECONDS.
         """
-        time = asyncio.get_running_loop().time
+        now = asyncio.get_running_loop().time
         with self._channel() as channel:
             self._request(channel, request)
             feeding = asyncio.create_task(self._feed(channel, stdin)) if stdin else None
             try:
                 await self._drain()
                 while True:
-                    frame = await self._next(channel, ANSWER_SECONDS if until is None else until - time())
+                    frame = await self._next(channel, ANSWER_SECONDS if until is None else until - now())
                     yield frame
                     if frame.kind == Kind.RESULT:
                         return
@@ -350,41 +266,33 @@ class AgentLink:
                 if feeding is not None:
                     feeding.cancel()
 
-    async def _ask(self, request: dict[str, object]) -> None:
-        async with aclosing(self._exchange(request)) as frames:
-            async for _ in frames:
-                pass
-
     async def _feed(self, channel: _Channel, stdin: bytes) -> None:
-        with suppress(LinkLost):  # the other half of the exchange raises it
-            await self._send_content(channel, stdin, patience=None)
+        with suppress(LinkLost):  # the exchange raises it
+            await self._send_content(channel, stdin, None)
             self._send(Kind.EOF, channel.number)
 
-    async def _send_content(self, channel: _Channel, content: bytes, patience: float | None = ANSWER_SECONDS) -> None:
-        """Send bytes as far as the agent grants credit, waiting at most `patience` seconds for it to grant more."""
-        while content:
-            while not channel.may_send:
-                if channel.frames and channel.frames[0].kind == Kind.ERROR:
-                    await self._next(channel, 0)
+    async def _send_content(self, channel: _Channel, content: bytes, patience: float | None) -> None:
+        """Send bytes as the agent grants credit, for which it is waited at most `patience` seconds; stop at an ERROR."""
+        rest = memoryview(content)
+        while rest and not channel.over:
+            if channel.may_send:
+                block = rest[: min(MAX_PAYLOAD, channel.may_send)]
+                channel.may_send -= len(block)
+                self._send(Kind.DATA, channel.number, bytes(block))
+                rest = rest[len(block) :]
+                await self._drain()
+            else:
                 await self._news(channel, patience)
-            block = content[: min(MAX_PAYLOAD, channel.may_send)]
-            channel.may_send -= len(block)
-            self._send(Kind.DATA, channel.number, block)
-            content = content[len(block) :]
-            await self._drain()
 
     async def _next(self, channel: _Channel, patience: float) -> Frame:
         """The channel's next frame. Raises what an ERROR says; LinkLost if none comes within `patience` seconds."""
-        while not channel.frames:
+        while (frame := channel.take()) is None:
             await self._news(channel, patience)
-        frame = channel.frames.popleft()
         if frame.kind == Kind.ERROR:
-            raise _refusal(frame.payload)
-        if frame.kind in _CONTENT:
-            channel.taken += len(frame.payload)
-            if channel.taken >= WINDOW // 4:
-                self._send(Kind.CREDIT, channel.number, json.dumps({"bytes": channel.taken}).encode())
-                channel.may_arrive, channel.taken = channel.may_arrive + channel.taken, 0
+            raise self._parse(Error, frame.payload).as_raised()
+        if frame.kind in _CONTENT and not channel.over:
+            channel.may_arrive += len(frame.payload)
+            self._send(Kind.CREDIT, channel.number, json.dumps({"bytes": len(frame.payload)}).encode())
         return frame
 
     async def _news(self, channel: _Channel, patience: float | None) -> None:
@@ -403,10 +311,10 @@ class AgentLink:
     def _request(self, channel: _Channel, request: dict[str, object]) -> None:
         """Send a request; its parts must not be mixed with those of another, so nothing is waited for between them."""
         document = json.dumps(request).encode()
-        while len(document) > MAX_PAYLOAD:
-            self._send(Kind.PART, channel.number, document[:MAX_PAYLOAD])
-            document = document[MAX_PAYLOAD:]
-        self._send(Kind.REQUEST, channel.number, document)
+        *parts, last = (document[start : start + MAX_PAYLOAD] for start in range(0, len(document), MAX_PAYLOAD))
+        for part in parts:
+            self._send(Kind.PART, channel.number, part)
+        self._send(Kind.REQUEST, channel.number, last)
 
     def _send(self, kind: Kind, number: int, payload: bytes = b"") -> None:
         if self._lost is None:
@@ -420,21 +328,34 @@ class AgentLink:
             raise self._lose(f"the agent takes nothing: {type(error).__name__}") from error
 
     async def _read(self) -> None:
-        """Take what arrives and hand it to its channels, until the stream ends or makes no sense."""
+        """Take what arrives and hand it to its channels, until the stream ends or a flood ends it."""
         try:
             while data := await self._stream.read(65536):
                 for frame in self._frames.feed(data):
-                    channel = self._channels.get(frame.channel)
-                    if channel is None or not channel.put(frame):
-                        self._waste -= len(frame.payload) + 21
+                    self._take(frame)
                 if self._frames.skipped > self._waste:
                     self._lose("the sandbox floods it")
                     return
             self._lose("the sandbox's end was closed")
-        except LinkLost as error:
-            self._lose(str(error))
         except OSError as error:
             self._lose(f"{type(error).__name__}: {error}")
+        except LinkLost:  # it said why
+            pass
+
+    def _take(self, frame: Frame) -> None:
+        channel = self._channels.get(frame.channel)
+        if channel is not None and frame.kind == Kind.CREDIT:
+            channel.may_send = min(WINDOW, channel.may_send + self._parse(Credit, frame.payload).bytes)
+            channel.news.set()
+        elif channel is None or not channel.put(frame):
+            self._waste -= FRAME_BYTES + len(frame.payload)
+
+    def _parse(self, said: type[_Said], payload: bytes) -> _Said:
+        """Raises LinkLost for nonsense."""
+        try:
+            return said.model_validate_json(payload)
+        except ValidationError as error:
+            raise self._lose(f"the agent sent a {said.__name__} that is none") from error
 
     def _lose(self, why: str) -> LinkLost:
         """End the link, once; every wait on it ends with LinkLost. Returns that error."""
@@ -444,21 +365,3 @@ class AgentLink:
             for channel in self._channels.values():
                 channel.news.set()
         return self._lost
-
-
-def _wording(request: ExecRequest) -> dict[str, object]:
-    """An execution as the agent's specification words it."""
-    what: dict[str, object] = {"argv": list(request.command)} if request.kind == "command" else {"code": request.code}
-    return what | {
-        "op": "execute",
-        "id": request.id,
-        "digest": request.digest,
-        "kind": request.kind,
-        "context": request.context,
-        "cwd": request.cwd,
-        "env": dict(request.env),
-        "files": [{"path": path, "data": b64encode(content).decode()} for path, content in request.files.items()],
-        "stdin": bool(request.stdin),
-        "deadline": request.timeout,
-        "output_limit": request.output_limit,
-    }

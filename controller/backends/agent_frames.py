@@ -1,4 +1,7 @@
-"""The agent's frames as bytes, cut out of a stream that may be hostile. The head of sandbox-image/agent.py specifies them."""
+"""The frames of the link as bytes, cut out of a stream that may be hostile.
+
+The head of sandbox-image/agent.py specifies them.
+"""
 
 import struct
 from collections.abc import Iterator
@@ -13,6 +16,8 @@ WINDOW = 256 * 1024
 """Bytes of output or file content that each side may send on a channel before the other grants more."""
 
 _HEADER = struct.Struct("!8sBIII")
+FRAME_BYTES = _HEADER.size
+"""What a frame has beside its payload."""
 PADDING = bytes(_HEADER.size + MAX_PAYLOAD)
 """Sent before HELLO: completes whatever an earlier controller left half written, which the agent then drops."""
 
