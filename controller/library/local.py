@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import shutil
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -10,6 +11,7 @@ from typing import Any
 
 from controller import executions
 from controller.backends import Backend, BackendError, Health, NotRunning, OutputChunk, Refused, Unavailable
+from controller.backends.mock_folder import state_folder
 from controller.choose import NO_LIBRARY, DockerUnavailableError, detect, docker_backend, mock_refusal
 from controller.executions import Outcome, Program
 from controller.library import last_removal, leftovers
@@ -118,9 +120,10 @@ class LocalPlace:
 
     async def close(self) -> None:
         if self._backend is not None:
-            if self._mark is not None and not self._alive:
-                self._mark.gone()
             await self._backend.close()
+            if self._mark is not None and not self._alive:
+                await asyncio.to_thread(_forget, self._settings.sandbox)
+                self._mark.gone()
 
     async def _opened(self) -> Backend:
         """The backend; at the first call it is chosen, and what dead processes left there is removed."""
@@ -143,11 +146,13 @@ class LocalPlace:
         return backend_of(chosen.name, sandbox)
 
     async def _sweep(self, name: BackendName, mark: leftovers.Mark) -> None:
-        backend = backend_of(name, _of_instance(self._settings, mark.instance).sandbox)
+        settings = _of_instance(self._settings, mark.instance).sandbox
+        backend = backend_of(name, settings)
         try:
             for left in await backend.list():
                 log.info("removing sandbox %s, left by a library process that ended", left.name)
                 await backend.remove(left.uid)
+            await asyncio.to_thread(_forget, settings)
             mark.gone()
         except BackendError as error:
             log.warning("what %s left was not removed, the next start tries again: %s", mark.instance, error)
@@ -179,6 +184,11 @@ def backend_of(name: BackendName, settings: SandboxSettings) -> Backend:
     if docker is None:
         raise DockerUnavailableError(NO_LIBRARY.message)
     return docker
+
+
+def _forget(settings: SandboxSettings) -> None:
+    """Nothing of this instance is left: neither shall its folder be, where it was on mock."""
+    shutil.rmtree(state_folder(settings) / settings.instance, ignore_errors=True)
 
 
 def _of_instance(settings: Settings, instance: str) -> Settings:

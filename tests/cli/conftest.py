@@ -19,7 +19,7 @@ SECONDS = 30
 Ran = subprocess.CompletedProcess[Any]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def api(mock_settings: Any) -> Iterator[str]:  # noqa: F811
     """The address of an API that asks for no token."""
     with served(mock_settings.sandbox) as url:

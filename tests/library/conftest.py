@@ -13,7 +13,7 @@ from controller.settings import SandboxSettings, Settings
 from tests.library.served import served
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def state_folder() -> Iterator[Path]:
     """A short path: Unix sockets live below it."""
     folder = Path(tempfile.mkdtemp(prefix="sbx-lib-"))
@@ -22,18 +22,18 @@ def state_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def mock_settings(state_folder: Path) -> Settings:
     return Settings(sandbox=SandboxSettings(mock_mode=True, state_folder=state_folder))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def docker_settings(sandbox_image: str, state_folder: Path) -> Settings:
     sandbox = SandboxSettings(docker_required=True, image=sandbox_image, state_folder=state_folder)
     return Settings(sandbox=sandbox)
 
 
-@pytest.fixture(params=["mock", "docker", "http"])
+@pytest.fixture(scope="module", params=["mock", "docker", "http"])
 def open_manager(request: pytest.FixtureRequest) -> Iterator[Callable[..., SandboxManager]]:
     """Makes managers of one place, also of another class."""
     if request.param == "http":
@@ -45,14 +45,15 @@ def open_manager(request: pytest.FixtureRequest) -> Iterator[Callable[..., Sandb
         yield lambda kind=SandboxManager: kind(settings)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def manager(open_manager: Callable[..., SandboxManager]) -> Iterator[SandboxManager]:
     with open_manager() as manager:
         yield manager
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def sandbox(manager: SandboxManager) -> Iterator[Sandbox]:
+    """One that the claims of a module share."""
     with manager.create() as sandbox:
         yield sandbox
 

@@ -133,9 +133,11 @@ def test_the_end_of_the_interpreter_removes_the_rest(environment, is_there) -> N
 
 
 def test_the_next_start_removes_what_a_killed_process_left_and_nothing_of_a_living_one(environment, is_there) -> None:  # type: ignore[no-untyped-def]
-    killed, living = library_process("killed", environment), library_process("waits", environment)
+    living = library_process("waits", environment)
+    living_uid = made_by(living)
+    killed = library_process("killed", environment)
+    dead_uid = made_by(killed)
     try:
-        dead_uid, living_uid = made_by(killed), made_by(living)
         assert killed.wait(30) == -signal.SIGKILL and is_there(dead_uid)
         later = library_process("ends", environment)
         later.communicate(timeout=30)
