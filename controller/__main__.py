@@ -5,6 +5,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 from kubernetes.client import Configuration
@@ -20,7 +21,7 @@ from controller.fleet import Fleet
 from controller.handlers import Watch
 from controller.measured import MeasuredBackend
 from controller.metrics import Metrics
-from controller.operations import build_operations, count_objects
+from controller.operations import build_operations, show_objects
 from controller.reconcile import Reconciler
 from controller.service import Service
 from controller.settings import Settings
@@ -56,7 +57,7 @@ async def running(settings: Settings, cluster: Configuration) -> AsyncIterator[d
         stack.callback(connection.close)
         store, recorder = Store(connection, settings.watch_namespaces), Recorder(connection)
         reconciler = Reconciler(sandbox, fleet, store, recorder, metrics)
-        count_objects(metrics, reconciler)
+        show_objects(metrics, reconciler, lambda: datetime.now(UTC))
         sweeper = Sweeper(reconciler, store, fleet, metrics, settings.watch_namespaces)
 
         def seen(event: Mapping[str, Any]) -> None:

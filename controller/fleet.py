@@ -71,6 +71,7 @@ class Fleet:
         self.docker_health = health
         if health.available:
             self.docker_seen_at = time.monotonic()
+        self._metrics.docker_wanted.set(wants_docker(self._settings))
         self._metrics.docker_up.set(health.available)
         self._metrics.mock.set(self.choice.auto is BackendName.MOCK)
 

@@ -1,15 +1,18 @@
 """Everything Prometheus is told. docs/metrics.md is made from this file."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from controller.model import BackendName
+
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 """Seconds: from an execution in a warm sandbox to a start that pulls its image."""
 
-Counts = dict[tuple[str, str], int]
+Values = Mapping[tuple[str, ...], float]
+"""Value of each combination of labels."""
 
 
 class Metrics:
@@ -28,6 +31,9 @@ class Metrics:
             return Gauge(f"sandbox_{name}", text, labels, registry=self.registry)
 
         self.docker_up = gauge("docker_up", "1 while the Docker daemon answers, 0 while it does not.")
+        self.docker_wanted = gauge(
+            "docker_wanted", "1 if sandboxes are meant to run on Docker, whether it answers or not."
+        )
         self.ping = seconds("docker_ping", "How long the Docker daemon took to answer a health question.")
         self.mock = gauge("mock_mode", "1 while new sandboxes run on mock, WITHOUT ANY ISOLATION.")
         self.backend_seconds = seconds("backend_operation", "Operations on a backend.", "backend", "operation")
@@ -59,22 +65,25 @@ class Metrics:
         self.refused = counter("executions_refused", "Executions refused, by reason.", "reason")
         self.dropped = counter("output_dropped_bytes", "Output of executions beyond its limit.", "backend")
         self.reconnects = counter("agent_reconnects", "Links to an agent that were opened again.", "backend")
+        for backend in BackendName:  # a counter that begins at 1 has never increased, to Prometheus
+            for each in (self.created, self.deleted, self.orphans):
+                each.labels(backend)
         ProcessCollector(registry=self.registry)
 
-    def count_at_scrape(self, name: str, text: str, labels: tuple[str, ...], count: Callable[[], Counts]) -> None:
-        """A gauge that is computed when it is asked for, so that it is never stale."""
-        self.registry.register(_AtScrape(name, text, labels, count))
+    def read_at_scrape(self, name: str, text: str, labels: tuple[str, ...], read: Callable[[], Values]) -> None:
+        """A gauge that is read when it is asked for, so that it is never stale."""
+        self.registry.register(_AtScrape(name, text, labels, read))
 
 
 class _AtScrape(Collector):
-    def __init__(self, name: str, text: str, labels: tuple[str, ...], count: Callable[[], Counts]) -> None:
-        self._name, self._text, self._labels, self._count = name, text, labels, count
+    def __init__(self, name: str, text: str, labels: tuple[str, ...], read: Callable[[], Values]) -> None:
+        self._name, self._text, self._labels, self._read = name, text, labels, read
 
     def describe(self) -> Iterable[Metric]:
         yield GaugeMetricFamily(self._name, self._text, labels=self._labels)
 
     def collect(self) -> Iterable[Metric]:
         family = GaugeMetricFamily(self._name, self._text, labels=self._labels)
-        for values, count in sorted(self._count().items()):
-            family.add_metric(list(values), count)
+        for labels, value in sorted(self._read().items()):
+            family.add_metric(list(labels), value)
         yield family
