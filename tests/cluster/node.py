@@ -1,0 +1,90 @@
+"""The node of the test's cluster, and what it lacks: addresses of Services, which are kube-proxy's work."""
+
+import asyncio
+import json
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+BRIDGE = "cpbr0"
+
+
+@dataclass(frozen=True)
+class Node:
+    folder: Path
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.folder / "run" / "kubeconfig"
+
+    def kubectl(self, *words: str, stdin: str = "", seconds: float = 60) -> str:
+        """What kubectl prints; it has to end well."""
+        command = ["kubectl", f"--kubeconfig={self.kubeconfig}", *words]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=seconds)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def get(self, *words: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.kubectl("get", *words, "--output=json"))
+        return found
+
+    def bring(self, image: str) -> None:
+        """Takes an image from Docker to the node's containerd, as `docker.io/library/IMAGE`."""
+        with subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE) as saved:
+            load = ["ctr", "-a", f"{self.folder}/containerd.sock", "-n", "k8s.io", "images", "import", "-"]
+            subprocess.run(load, stdin=saved.stdout, stdout=subprocess.DEVNULL, check=True, timeout=300)
+
+    @contextmanager
+    def services(self) -> Iterator[None]:
+        """While the block runs, the API server answers at its Service address, as every Pod expects."""
+        server = urlsplit(yaml.safe_load(self.kubeconfig.read_text())["clusters"][0]["cluster"]["server"])
+        address = self.get("service", "kubernetes", "--namespace=default")["spec"]["clusterIP"]
+        with forwarded(address, 443, str(server.hostname), int(server.port or 443)):
+            yield
+
+    @contextmanager
+    def service(self, name: str, namespace: str, port: int) -> Iterator[None]:
+        """While the block runs, the Service's address leads to its Pod."""
+        address = self.get("service", name, f"--namespace={namespace}")["spec"]["clusterIP"]
+        endpoints = self.get("endpoints", name, f"--namespace={namespace}")["subsets"][0]
+        with forwarded(address, port, endpoints["addresses"][0]["ip"], port):
+            yield
+
+
+@contextmanager
+def forwarded(address: str, port: int, to_address: str, to_port: int) -> Iterator[None]:
+    """Connections to an address that this makes are passed on."""
+    subprocess.run(["ip", "address", "add", f"{address}/32", "dev", BRIDGE], check=True)
+    loop = asyncio.new_event_loop()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass  # one side has gone: so does the other
+        finally:
+            writer.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there_writer = await asyncio.open_connection(to_address, to_port)
+        await asyncio.gather(copy(reader, there_writer), copy(there_reader, writer))
+
+    server = loop.run_until_complete(asyncio.start_server(connect, address, port))
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(server.close)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        subprocess.run(["ip", "address", "del", f"{address}/32", "dev", BRIDGE], check=True)
