@@ -50,8 +50,11 @@ def test_errors_and_exits_do_not_end_a_context(peer: Peer) -> None:
 
 def test_a_cancel_and_a_deadline_end_the_context_with_all_it_started(peer: Peer) -> None:
     peer.python("x = 1", context="ends")
-    done = peer.python("import subprocess; subprocess.Popen(['sleep', '61'], start_new_session=True)\nwhile True: pass",
-                       context="ends", deadline=0.4)
+    done = peer.python(
+        "import subprocess; subprocess.Popen(['sleep', '61'], start_new_session=True)\nwhile True: pass",
+        context="ends",
+        deadline=0.4,
+    )
     assert done.result and (done.result["reason"], done.result["exit_code"]) == ("Timeout", 137)
     assert b"NameError" in peer.python("print(x)", context="ends").stderr
 
@@ -104,4 +107,7 @@ def test_contexts_are_bounded(start: Callable[..., RunningAgent]) -> None:
 def test_cwd_and_env_stay_as_a_context_left_them(peer: Peer) -> None:
     peer.put("place/empty", b"")
     peer.python("import os", context="place", cwd="place", env={"WHERE": "here"})
-    assert peer.python("print(os.getcwd().rpartition('/')[2], os.environ['WHERE'])", context="place").stdout == b"place here\n"
+    assert (
+        peer.python("print(os.getcwd().rpartition('/')[2], os.environ['WHERE'])", context="place").stdout
+        == b"place here\n"
+    )

@@ -14,7 +14,7 @@ from tests.agent.peer import AgentRefused, Peer
 HIDE = {
     "setsid": "setsid sleep {0} & sleep {0}",
     "double fork": "(setsid sleep {0} &) ; sleep {0}",
-    "deep": "bash -c 'bash -c \"setsid bash -c \\\"sleep {0} & sleep {0} & wait\\\" & wait\" & wait' ; sleep {0}",
+    "deep": 'bash -c \'bash -c "setsid bash -c \\"sleep {0} & sleep {0} & wait\\" & wait" & wait\' ; sleep {0}',
     "nohup": "nohup sleep {0} >/dev/null 2>&1 & trap '' TERM INT HUP; sleep {0}",
 }
 

@@ -56,7 +56,20 @@ def test_modes_are_kept(peer: Peer) -> None:
     assert peer.bash("stat -c %a tool").stdout == b"755\n"
 
 
-OUTSIDE = ["/etc/passwd", "../x", "a/../../x", "a/./b", "a//b", "a/", ".", "..", "a\0b", "x" * 5000, "link/x", "dirlink/passwd"]
+OUTSIDE = [
+    "/etc/passwd",
+    "../x",
+    "a/../../x",
+    "a/./b",
+    "a//b",
+    "a/",
+    ".",
+    "..",
+    "a\0b",
+    "x" * 5000,
+    "link/x",
+    "dirlink/passwd",
+]
 LINKS = ["link", "dead", "dirlink"]
 
 

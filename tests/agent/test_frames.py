@@ -11,7 +11,19 @@ from pathlib import Path
 import pytest
 
 from tests.agent.conftest import RunningAgent
-from tests.agent.peer import DATA, EOF, HEADER, HELLO, HELLO_TOKEN, MAX_PAYLOAD, PART, REQUEST, AgentRefused, Peer, frame
+from tests.agent.peer import (
+    DATA,
+    EOF,
+    HEADER,
+    HELLO,
+    HELLO_TOKEN,
+    MAX_PAYLOAD,
+    PART,
+    REQUEST,
+    AgentRefused,
+    Peer,
+    frame,
+)
 
 
 def resident(pid: int) -> int:
@@ -25,7 +37,12 @@ def waiting(reader: int) -> int:
 
 def test_a_controller_that_dies_in_the_middle_of_a_frame_is_followed_by_another(agent: RunningAgent) -> None:
     first = agent.session()
-    half = frame(first.token, REQUEST, 1, b'{"op": "execute", "id": "half", "digest": "d", "kind": "bash", "code": "' + b"x" * 9000)
+    half = frame(
+        first.token,
+        REQUEST,
+        1,
+        b'{"op": "execute", "id": "half", "digest": "d", "kind": "bash", "code": "' + b"x" * 9000,
+    )
     for cut in (3, HEADER.size - 1, HEADER.size, HEADER.size + 10, len(half) - 1):
         first.write(half[:cut])
         second = agent.session()
@@ -129,7 +146,9 @@ def test_a_controller_that_does_not_read_makes_nothing_grow(start: Callable[...,
     peer.bash("true")
     before = resident(agent.process.pid)
     for number in range(8):
-        peer.start("bash", code="head -c 200000000 /dev/zero; echo > done-$N", env={"N": str(number)}, id=f"flood-{number}")
+        peer.start(
+            "bash", code="head -c 200000000 /dev/zero; echo > done-$N", env={"N": str(number)}, id=f"flood-{number}"
+        )
     deadline = time.monotonic() + 60
     while agent.session().hello["running"]:
         assert time.monotonic() < deadline
@@ -174,5 +193,9 @@ print(found, sorted(os.listdir("/proc/self/fd")))
 
 
 def test_programs_inherit_three_descriptors(peer: Peer) -> None:
-    assert peer.bash("echo /proc/self/fd/*").stdout.split()[:3] == [b"/proc/self/fd/0", b"/proc/self/fd/1", b"/proc/self/fd/2"]
+    assert peer.bash("echo /proc/self/fd/*").stdout.split()[:3] == [
+        b"/proc/self/fd/0",
+        b"/proc/self/fd/1",
+        b"/proc/self/fd/2",
+    ]
     assert peer.command("ls", "/proc/self/fd").stdout == b"0\n1\n2\n3\n"

@@ -68,7 +68,9 @@ def start_dropped(folder: Path, *options: str) -> RunningAgent:
     program = Path(shutil.copy(AGENT, folder))
     python = shutil.which("python3", path="/usr/local/bin:/usr/bin:/bin")
     user = ("--user", "65533", "--group", "65533")
-    return RunningAgent([str(python), "-I", "-S", str(program), "--workspace", str(folder / "workspace"), *user, *options])
+    return RunningAgent(
+        [str(python), "-I", "-S", str(program), "--workspace", str(folder / "workspace"), *user, *options]
+    )
 
 
 @as_root
@@ -116,7 +118,9 @@ def test_memory_above_the_limit_ends_the_execution_and_no_other(start: Callable[
     slow = "import time\nkept = []\nwhile True: kept.append(bytearray(b'x' * 5_000_000)); time.sleep(0.005)"
     done = peer.python(slow, deadline=10)
     assert done.result and done.result["reason"] == "OOMKilled"
-    spread = "for i in 1 2 3 4; do python3 -c 'import time; b = bytearray(b\"x\" * 80_000_000); time.sleep(5)' & done; wait"
+    spread = (
+        "for i in 1 2 3 4; do python3 -c 'import time; b = bytearray(b\"x\" * 80_000_000); time.sleep(5)' & done; wait"
+    )
     assert peer.bash(spread, deadline=10).result["reason"] == "OOMKilled"  # type: ignore[index]
     assert peer.finish(other).stdout == b"other\n"
 
@@ -146,7 +150,16 @@ class Run:
         (folder / "workspace").mkdir(exist_ok=True)
         (folder / "spec.json").write_text(json.dumps(request))
         self.folder = folder
-        self.argv = [sys.executable, "-I", "-S", str(AGENT), "--workspace", str(folder / "workspace"), "--run", str(folder / "spec.json")]
+        self.argv = [
+            sys.executable,
+            "-I",
+            "-S",
+            str(AGENT),
+            "--workspace",
+            str(folder / "workspace"),
+            "--run",
+            str(folder / "spec.json"),
+        ]
         self.argv += ["--result", str(folder / "result.json"), *options]
 
     def begin(self) -> subprocess.Popen[bytes]:
@@ -161,7 +174,9 @@ class Run:
 
 
 def test_a_run_writes_its_result(tmp_path: Path) -> None:
-    result = Run(tmp_path, kind="bash", code="cat; echo err >&2; echo $A; exit 3", stdin="in\n", env={"A": "b"}, deadline=10).finish()
+    result = Run(
+        tmp_path, kind="bash", code="cat; echo err >&2; echo $A; exit 3", stdin="in\n", env={"A": "b"}, deadline=10
+    ).finish()
     assert (result["exit_code"], result["reason"], result["truncated"]) == (3, "Error", False)
     assert (result["stdout"], result["stderr"]) == (b"in\nb\n", b"err\n")
     assert result["started_at"] <= result["finished_at"] <= time.time()
@@ -207,6 +222,12 @@ def test_a_run_that_is_not_to_be_had_says_why(tmp_path: Path) -> None:
 
 
 def test_a_run_above_its_memory_is_told_as_such(tmp_path: Path) -> None:
-    result = Run(tmp_path, "--memory", str(150 << 20), kind="python", deadline=20,
-                 code="import time\nkept = []\nwhile True: kept.append(bytearray(b'x' * 5_000_000)); time.sleep(0.005)").finish()
+    result = Run(
+        tmp_path,
+        "--memory",
+        str(150 << 20),
+        kind="python",
+        deadline=20,
+        code="import time\nkept = []\nwhile True: kept.append(bytearray(b'x' * 5_000_000)); time.sleep(0.005)",
+    ).finish()
     assert (result["reason"], result["exit_code"]) == ("OOMKilled", 137)

@@ -11,7 +11,11 @@ def test_python_prints_and_completes(peer: Peer) -> None:
     done = peer.python("print(1+1)")
     assert done.stdout == b"2\n"
     assert done.stderr == b""
-    assert done.result and (done.result["exit_code"], done.result["reason"], done.result["signal"]) == (0, "Completed", None)
+    assert done.result and (done.result["exit_code"], done.result["reason"], done.result["signal"]) == (
+        0,
+        "Completed",
+        None,
+    )
 
 
 def test_bash_and_commands_keep_stdout_apart_from_stderr(peer: Peer) -> None:
@@ -45,12 +49,18 @@ def test_python_ends_with_the_exit_code_of_a_script(peer: Peer, code: str, exit_
 
 def test_a_signal_is_told_with_its_number(peer: Peer) -> None:
     done = peer.bash("kill -SEGV $$")
-    assert done.result and (done.result["signal"], done.result["exit_code"], done.result["reason"]) == (11, 139, "Error")
+    assert done.result and (done.result["signal"], done.result["exit_code"], done.result["reason"]) == (
+        11,
+        139,
+        "Error",
+    )
 
 
 def test_a_traceback_shows_the_code_and_nothing_of_the_agent(peer: Peer) -> None:
     done = peer.python("def f():\n    return 1/0\nf()\n")
-    assert done.stderr.decode().startswith('Traceback (most recent call last):\n  File "<string>", line 3, in <module>\n')
+    assert done.stderr.decode().startswith(
+        'Traceback (most recent call last):\n  File "<string>", line 3, in <module>\n'
+    )
     assert "    return 1/0" in done.stderr.decode()
     assert "agent" not in done.stderr.decode()
 
@@ -79,7 +89,9 @@ if __name__ == "__main__":
 
 
 def test_files_that_were_not_closed_are_flushed_at_the_end(peer: Peer) -> None:
-    peer.python("f = open('unclosed.txt', 'w'); f.write('all of it')\nclass D:\n  def __del__(self): print('deleted')\nd = D()")
+    peer.python(
+        "f = open('unclosed.txt', 'w'); f.write('all of it')\nclass D:\n  def __del__(self): print('deleted')\nd = D()"
+    )
     assert peer.ask("get", path="unclosed.txt").data == b"all of it"
 
 
@@ -88,8 +100,12 @@ def test_an_object_is_deleted_at_the_end(peer: Peer) -> None:
 
 
 def test_one_execution_leaves_nothing_behind_in_the_next(peer: Peer) -> None:
-    peer.python("import sys, os, builtins; x = 5; sys.leak = 1; os.environ['LEAK'] = '1'; builtins.leak = 2; os.chdir('/')")
-    done = peer.python("import sys, os, builtins; print('x' in globals(), hasattr(sys, 'leak'), 'LEAK' in os.environ, hasattr(builtins, 'leak'), os.getcwd() == '/')")
+    peer.python(
+        "import sys, os, builtins; x = 5; sys.leak = 1; os.environ['LEAK'] = '1'; builtins.leak = 2; os.chdir('/')"
+    )
+    done = peer.python(
+        "import sys, os, builtins; print('x' in globals(), hasattr(sys, 'leak'), 'LEAK' in os.environ, hasattr(builtins, 'leak'), os.getcwd() == '/')"
+    )
     assert done.stdout == b"False False False False False\n"
 
 
@@ -100,7 +116,10 @@ def test_random_numbers_differ_between_executions(peer: Peer) -> None:
 
 def test_env_and_cwd_are_those_of_the_request(peer: Peer) -> None:
     peer.put("sub/empty", b"")
-    for kind, code in (("bash", 'echo "$A|$(pwd)"'), ("python", "import os; print(os.environ['A'] + '|' + os.getcwd())")):
+    for kind, code in (
+        ("bash", 'echo "$A|$(pwd)"'),
+        ("python", "import os; print(os.environ['A'] + '|' + os.getcwd())"),
+    ):
         done = peer.finish(peer.start(kind, code=code, env={"A": "a=b \n ü"}, cwd="sub"))
         value, _, place = done.stdout.decode().rpartition("|")
         assert value == "a=b \n ü"
@@ -119,8 +138,10 @@ def test_modules_of_the_workspace_can_be_imported(peer: Peer) -> None:
 
 
 def test_files_of_the_request_are_there_before_the_program_starts(peer: Peer) -> None:
-    done = peer.bash("cat in/a.bin | od -An -tx1; stat -c %a run.sh", files=[
-        {"path": "in/a.bin", "data": "AAH/"}, {"path": "run.sh", "data": "", "mode": 0o755}])
+    done = peer.bash(
+        "cat in/a.bin | od -An -tx1; stat -c %a run.sh",
+        files=[{"path": "in/a.bin", "data": "AAH/"}, {"path": "run.sh", "data": "", "mode": 0o755}],
+    )
     assert done.stdout.split() == [b"00", b"01", b"ff", b"755"]
 
 
@@ -200,7 +221,7 @@ def test_peak_memory_and_cpu_seconds_are_the_programs_own(peer: Peer) -> None:
 
 
 def test_the_cpu_of_children_counts(peer: Peer) -> None:
-    done = peer.bash("python3 -c \"import time; t = time.process_time()\nwhile time.process_time() - t < 0.3: pass\"")
+    done = peer.bash('python3 -c "import time; t = time.process_time()\nwhile time.process_time() - t < 0.3: pass"')
     assert done.result and done.result["cpu_seconds"] > 0.28
 
 
