@@ -14,10 +14,18 @@ from tests.agent.peer import Peer
 from tests.conftest import IMAGE, missing
 
 AGENT = Path(__file__).parents[2] / "sandbox-image" / "agent.py"
-HARDENED = (
-    "--network=none --read-only --cap-drop=ALL --security-opt=no-new-privileges --pids-limit=128 --memory=256m --memory-swap=256m "
-    "--tmpfs=/tmp:size=64m,noexec --tmpfs=/workspace:exec,size=64m,uid=65532,gid=65532,mode=0755 --log-driver=none"
-).split()
+HARDENED = [
+    "--network=none",
+    "--read-only",
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+    "--pids-limit=128",
+    "--memory=256m",
+    "--memory-swap=256m",
+    "--tmpfs=/tmp:size=64m,noexec",
+    "--tmpfs=/workspace:exec,size=64m,uid=65532,gid=65532,mode=0755",
+    "--log-driver=none",
+]
 
 
 class RunningAgent:

@@ -103,9 +103,8 @@ def test_one_execution_leaves_nothing_behind_in_the_next(peer: Peer) -> None:
     peer.python(
         "import sys, os, builtins; x = 5; sys.leak = 1; os.environ['LEAK'] = '1'; builtins.leak = 2; os.chdir('/')"
     )
-    done = peer.python(
-        "import sys, os, builtins; print('x' in globals(), hasattr(sys, 'leak'), 'LEAK' in os.environ, hasattr(builtins, 'leak'), os.getcwd() == '/')"
-    )
+    left = "'x' in globals(), hasattr(sys, 'leak'), 'LEAK' in os.environ, hasattr(builtins, 'leak'), os.getcwd() == '/'"
+    done = peer.python(f"import sys, os, builtins; print({left})")
     assert done.stdout == b"False False False False False\n"
 
 
