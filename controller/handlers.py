@@ -52,7 +52,7 @@ def _registry(seen: Callable[[Event], None], credentials: Configuration) -> kopf
             server=credentials.host,
             ca_path=credentials.ssl_ca_cert,
             insecure=not credentials.verify_ssl,
-            token=bearer.removeprefix("Bearer ") or None,
+            token=bearer.rpartition(" ")[2] or None,  # after "Bearer ", or "bearer " in a Pod
             certificate_path=credentials.cert_file,
             private_key_path=credentials.key_file,
             username=credentials.username or None,

@@ -107,9 +107,13 @@ class Connection:
             raise StoreUnavailable(
                 f"the Kubernetes API at {self.configuration.host} did not answer: {error}"
             ) from error
-        parsed: Body = json.loads(data) if data else {}
+        what = f"{method} {path}"
         if answer.status >= HTTPStatus.BAD_REQUEST:
-            raise _error(answer.status, parsed, f"{method} {path}")
+            raise _error(answer.status, _status(data), what)
+        try:
+            parsed: Body = json.loads(data) if data else {}
+        except ValueError as error:
+            raise StoreUnavailable(f"{what}: the Kubernetes API did not answer in JSON: {error}") from error
         return parsed
 
     def close(self) -> None:
@@ -123,6 +127,15 @@ def _resource(path: str) -> str:
     if parts[:1] == ["namespaces"] and len(parts) > 2:
         parts = parts[2:]
     return "/".join(part for number, part in enumerate(parts) if number != 1)
+
+
+def _status(data: bytes) -> Body:
+    """The Status of an error; some errors are plain text: a group whose CRD is not there yet, a proxy in between."""
+    try:
+        parsed = json.loads(data)
+    except ValueError:
+        return {"message": data[:500].decode(errors="replace").strip()}
+    return parsed if isinstance(parsed, dict) else {}
 
 
 def _error(status: int, body: Body, what: str) -> DirectoryError:
