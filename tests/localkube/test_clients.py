@@ -19,7 +19,9 @@ def test_the_python_client_writes_watches_and_is_refused(widgets: Widgets) -> No
     objects.create_namespaced_custom_object(*place, widget())
     objects.patch_namespaced_custom_object_status(*place, "one", {"status": {"phase": "Run"}})
     assert objects.get_namespaced_custom_object(*place, "one")["status"] == {"phase": "Run"}
-    stream = kubernetes.watch.Watch().stream(objects.list_namespaced_custom_object, *place, timeout_seconds=5)
+    stream = kubernetes.watch.Watch().stream(
+        objects.list_namespaced_custom_object, *place, resource_version="0", timeout_seconds=5
+    )
     assert next(iter(stream))["object"]["metadata"]["name"] == "one"
     try:
         objects.create_namespaced_custom_object(*place, widget())

@@ -61,7 +61,7 @@ def test_what_is_wrong_is_printed_by_the_field(run: Kubectl) -> None:
     said = run("apply", "-f", "-", stdin=MANIFEST.replace("size: 3", "size: 0"), fails=True)
     assert "spec.size: Invalid value: 0: spec.size in body should be greater than or equal to 1" in said
     said = run("create", "--validate=strict", "-f", "-", stdin=MANIFEST.replace("size: 3", "sise: 3"), fails=True)
-    assert 'unknown field "spec.sise"' in said
+    assert "unknown field" in said and "sise" in said
 
 
 def test_get_prints_the_columns_and_selects(run: Kubectl, widgets: Widgets) -> None:
@@ -160,7 +160,7 @@ def test_deletion_waits_and_takes_selectors(run: Kubectl, widgets: Widgets) -> N
     widgets.create("two")
     run("delete", "wd", "-l", "app=x")
     assert run("get", "wd", "-o", "name").split() == ["widget.contract.test.agent-platform.dev/two"]
-    run("delete", "wd", "--all", "--grace-period=0", "--cascade=foreground", "--wait=false")
+    run("delete", "wd", "--all", "--grace-period=0", "--cascade=background", "--wait=false")
     eventually(lambda: widgets.list()["items"] == [], "it is deleted")
 
 

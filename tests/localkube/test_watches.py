@@ -82,8 +82,7 @@ def test_the_last_finalizer_ends_an_object_for_its_watchers(widgets: Widgets) ->
 
 
 def test_a_watch_ends_at_its_timeout_after_a_bookmark(widgets: Widgets) -> None:
-    widgets.create("one")
-    version = widgets.list()["metadata"]["resourceVersion"]
+    version = widgets.create("one")["metadata"]["resourceVersion"]
     began = time.monotonic()
     with widgets.watch(f"resourceVersion={version}&timeoutSeconds=4&allowWatchBookmarks=true") as events:
         seen = list(events)
