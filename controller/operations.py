@@ -29,9 +29,14 @@ def show_objects(metrics: Metrics, reconciler: Reconciler, clock: Callable[[], d
         return [life.sandbox for life in reconciler.lives.values()]
 
     def count() -> dict[tuple[str, ...], float]:
-        return dict(Counter((str(phase_of(each)), str(each.backend or "none")) for each in sandboxes()))
+        return dict(Counter((each.namespace, str(phase_of(each)), str(each.backend or "none")) for each in sandboxes()))
 
-    metrics.read_at_scrape("sandbox_objects", "Sandbox objects by phase and backend.", ("phase", "backend"), count)
+    metrics.read_at_scrape(
+        "sandbox_objects",
+        "Sandbox objects by namespace, phase and backend.",
+        ("sandbox_namespace", "phase", "backend"),
+        count,
+    )
     metrics.read_at_scrape(
         "sandbox_longest_wait_seconds",
         "How long the object that waits longest has been Pending, Starting, Terminating or Unknown.",

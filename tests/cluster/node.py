@@ -4,8 +4,9 @@ import asyncio
 import json
 import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,30 +62,31 @@ class Node:
 @contextmanager
 def forwarded(address: str, port: int, to_address: str, to_port: int) -> Iterator[None]:
     """Connections to an address that this makes are passed on."""
-    subprocess.run(["ip", "address", "add", f"{address}/32", "dev", BRIDGE], check=True)
-    loop = asyncio.new_event_loop()
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
+        with suppress(OSError), closing(writer):  # one side has gone: so does the other
             while data := await reader.read(65536):
                 writer.write(data)
                 await writer.drain()
-        except OSError:
-            pass  # one side has gone: so does the other
-        finally:
-            writer.close()
 
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there_reader, there_writer = await asyncio.open_connection(to_address, to_port)
         await asyncio.gather(copy(reader, there_writer), copy(there_reader, writer))
 
-    server = loop.run_until_complete(asyncio.start_server(connect, address, port))
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    async def serve(serving: Future[Callable[[], object]]) -> None:
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        async with await asyncio.start_server(connect, address, port):
+            serving.set_result(lambda: loop.call_soon_threadsafe(stop.set))
+            await stop.wait()
+
+    subprocess.run(["ip", "address", "replace", f"{address}/32", "dev", BRIDGE], check=True)
+    serving: Future[Callable[[], object]] = Future()
+    thread = threading.Thread(target=lambda: asyncio.run(serve(serving)), daemon=True)
     thread.start()
     try:
+        stop = serving.result(10)
         yield
-    finally:
-        loop.call_soon_threadsafe(server.close)
-        loop.call_soon_threadsafe(loop.stop)
+        stop()
         thread.join(10)
+    finally:
         subprocess.run(["ip", "address", "del", f"{address}/32", "dev", BRIDGE], check=True)
