@@ -350,6 +350,7 @@ class DockerBackend:
     async def kill(self, uid: str) -> None:
         name = container_name(uid)
         await self._unless(uid, RunState.EXITED, f"killing {name}", lambda client: client.kill(name), lane="remove")
+        self._agents.forget(uid)  # who follows an execution learns at once that it is lost
 
     async def _unless(
         self, uid: str, state: RunState, what: str, act: Callable[[docker.APIClient], object], lane: str = "look"
@@ -428,6 +429,8 @@ class DockerBackend:
         filters = {"type": ["container"], "event": WAKING, "label": [f"{LABEL_INSTANCE}={self._settings.instance}"]}
         async for event in read_events(await asyncio.to_thread(self._api), filters):
             uid = event.get("Actor", {}).get("Attributes", {}).get(LABEL_UID)
+            if uid and event.get("Action") == "die":
+                self._agents.forget(uid)
             if uid:
                 yield uid
 

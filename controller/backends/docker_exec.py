@@ -57,6 +57,8 @@ case $real in /workspace/*) ;; *) exit 95 ;; esac
 """
 NO_FILE, OUTSIDE = 94, 95
 KILLED = 137
+NOT_STARTED = 126
+"""From here on it is the runtime that speaks: an exec in a container that is just ending."""
 KEPT = 64
 """Finished executions of one sandbox whose results are kept."""
 ANSWER_SECONDS = 15.0
@@ -181,6 +183,7 @@ class ExecExecutions:
             feeding.cancel()
             stream.close()
             reason = await self._reason(uid, run, code, timed_out)
+            code = None if reason is Reason.LOST else code
             duration = round((loop.time() - began) * 1000)
             run.result = ExecResult(
                 run.request.id, code, reason, duration, "exec", run.dropped["stdout"], run.dropped["stderr"],
@@ -199,15 +202,18 @@ class ExecExecutions:
             return Reason.LOST
         if code == 0:
             return Reason.COMPLETED
-        return Reason.OOM_KILLED if code == KILLED and await self._out_of_memory(uid) else Reason.ERROR
+        return await self._why_killed(uid) if code == KILLED else Reason.ERROR
 
-    async def _out_of_memory(self, uid: str) -> bool:
-        """Whether the kernel ended something in this sandbox for its memory; Docker does not say it of an exec."""
+    async def _why_killed(self, uid: str) -> Reason:
+        """Whether memory, the end of the sandbox, or its own doing ended it; Docker does not say it of an exec."""
         try:
-            _, output = await self._small(uid, ["sh", "-c", OOM_COUNT])
+            code, output = await self._small(uid, ["sh", "-c", OOM_COUNT])
         except BackendError:
-            return False
-        return any(line.split()[-1:] not in ([], [b"0"]) for line in output.splitlines())
+            return Reason.LOST
+        if code >= NOT_STARTED:
+            return Reason.LOST
+        counts = [line.split()[-1] for line in output.splitlines() if line.startswith(b"oom_kill ")]
+        return Reason.OOM_KILLED if any(count != b"0" for count in counts) else Reason.ERROR
 
     def _trim(self, uid: str) -> None:
         finished = [key for key, run in self._runs.get(uid, {}).items() if run.result is not None]

@@ -346,6 +346,7 @@ class MockBackend:
         except ChildProcessError:  # started by an earlier controller: another process reaps it
             pass
         os.close(pidfd)
+        self.executions.forget(uid)
         for listener in self._listeners:
             listener.put_nowait(uid)
 

@@ -139,10 +139,10 @@ async def test_the_same_id_runs_once_and_returns_the_first_result(place: Place, 
     again = await execute(backend, up, asked)
     assert again.stdout == first.stdout == b"x\n"
     assert again.result == first.result
-    other_controller = place.open()
-    after_restart = await execute(other_controller, up, asked)
-    assert (after_restart.stdout, after_restart.result) == (first.stdout, first.result)
-    assert (await execute(backend, up, bash("cat count"))).stdout == b"x\n"
+    after_restart = place.open()
+    once_more = await execute(after_restart, up, asked)
+    assert (once_more.stdout, once_more.result) == (first.stdout, first.result)
+    assert (await execute(after_restart, up, bash("cat count"))).stdout == b"x\n"
 
 
 async def test_the_same_id_attaches_while_the_first_still_runs(place: Place, backend: Backend, up: str) -> None:
