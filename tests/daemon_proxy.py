@@ -23,6 +23,7 @@ class DaemonProxy:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "docker.sock"
+        self._daemon = daemon_socket()
         self._listener: socket.socket | None = None
         self._hangs = threading.Event()
         self._ends = threading.Event()
@@ -80,7 +81,7 @@ class DaemonProxy:
             with self._lock:
                 self._connections.add(client)
             try:
-                daemon.connect(daemon_socket())
+                daemon.connect(self._daemon)
                 self._pass_on(client, daemon)
             except OSError:
                 pass  # either side has ended

@@ -43,6 +43,7 @@ class Storm:
     controller: ControllerProcess
     folder: Path
     kubectl: str
+    docker: docker.DockerClient
     memory: int = 0
 
     def name(self, number: int) -> str:
@@ -74,6 +75,11 @@ class Storm:
         phases = self.phases()
         return phases["Succeeded"] + phases["Failed"] >= COUNT
 
+    def check_nothing_is_left(self) -> None:
+        """`docker ps -a` shows nothing of ours."""
+        labelled = {"label": f"{LABEL_INSTANCE}={self.controller.instance}"}
+        assert self.docker.containers.list(all=True, filters=labelled, ignore_removed=True) == []
+
     def look_at_memory(self) -> None:
         self.memory = max(self.memory, self.controller.memory())
 
@@ -98,11 +104,8 @@ def storm(
     with TemporaryDirectory(prefix="sbx-storm-") as folder:
         Path(folder).chmod(0o755)
         controller = start_controller(cluster, SANDBOX__WORKSPACE_ROOTS=folder)
-        yield Storm(cluster, controller, Path(folder), kubectl)
-        left = docker_client.containers.list(
-            all=True, filters={"label": f"{LABEL_INSTANCE}={controller.instance}"}, ignore_removed=True
-        )
-        assert left == [], "nothing of ours is left"
+        yield Storm(cluster, controller, Path(folder), kubectl, docker_client)
+        controller.kill()
 
 
 def test_200_at_once_all_end_as_they_should(storm: Storm, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,6 +127,7 @@ def test_200_at_once_all_end_as_they_should(storm: Storm, capsys: pytest.Capture
             f"start, removed in {removed:.1f} s; writes an object {sorted(Counter(writes.values()).items())}; "
             f"controller {storm.memory / 10**6:.0f} MB"
         )
+    storm.check_nothing_is_left()
     assert max(writes.values()) <= WRITES
     assert storm.memory < MEMORY
 
@@ -160,4 +164,5 @@ def test_killed_at_20_random_moments_it_comes_to_the_same_end(storm: Storm, caps
             f"writes an object {sorted(Counter(writes.values()).items())}; controller {storm.memory / 10**6:.0f} MB"
         )
     assert kills >= KILLS
+    storm.check_nothing_is_left()
     assert max(writes.values()) <= WRITES
