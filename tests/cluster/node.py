@@ -45,6 +45,8 @@ class Node:
     @contextmanager
     def services(self) -> Iterator[None]:
         """While the block runs, the API server answers at its Service address, as every Pod expects."""
+        # A bridge takes the lowest address of its ports unless it has one of its own: each Pod that goes would change it.
+        subprocess.run(["ip", "link", "set", BRIDGE, "address", "02:00:0a:f4:4d:01"], check=True)
         server = urlsplit(yaml.safe_load(self.kubeconfig.read_text())["clusters"][0]["cluster"]["server"])
         address = self.get("service", "kubernetes", "--namespace=default")["spec"]["clusterIP"]
         with forwarded(address, 443, str(server.hostname), int(server.port or 443)):
