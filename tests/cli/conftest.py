@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from controller import Sandbox, SandboxManager
-from tests.library.conftest import mock_settings, state_folder  # noqa: F401 - fixtures
-from tests.library.served import served
+from tests.library.served import NAMESPACE, served
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 30
@@ -20,16 +19,16 @@ Ran = subprocess.CompletedProcess[Any]
 
 
 @pytest.fixture(scope="module")
-def api(mock_settings: Any) -> Iterator[str]:  # noqa: F811
+def api() -> Iterator[str]:
     """The address of an API that asks for no token."""
-    with served(mock_settings.sandbox) as url:
+    with served() as url:
         yield url
 
 
 @pytest.fixture
 def sandbox(api: str) -> Iterator[Sandbox]:
     """A sandbox of the namespace `team`."""
-    with SandboxManager(url=api, namespace="team") as manager, manager.create(name="box") as sandbox:
+    with SandboxManager(url=api, namespace=NAMESPACE) as manager, manager.create(name="box") as sandbox:
         yield sandbox
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import subprocess
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,14 +83,15 @@ def test_rm_deletes_and_waits(plugin: Plugin, sandbox: Sandbox) -> None:
 @pytest.fixture
 def finishing(api: str) -> str:
     """The name of a sandbox whose `run` prints and ends."""
+    name = f"job-{uuid.uuid4().hex[:8]}"
     run = {"language": "bash", "code": "echo one; sleep 0.5; echo two >&2; echo three"}
 
     async def create() -> None:
         async with ApiClient(api) as client:
-            await client.create({"name": "job", "namespace": "team", "run": run}, 10)
+            await client.create({"name": name, "namespace": "team", "run": run}, 10)
 
     asyncio.run(create())
-    return "job"
+    return name
 
 
 def test_logs_follow_the_output_of_run_to_its_end(plugin: Plugin, finishing: str) -> None:

@@ -37,8 +37,7 @@ def docker_settings(sandbox_image: str, state_folder: Path) -> Settings:
 def open_manager(request: pytest.FixtureRequest) -> Iterator[Callable[..., SandboxManager]]:
     """Makes managers of one place, also of another class."""
     if request.param == "http":
-        settings = request.getfixturevalue("mock_settings").sandbox
-        with served(settings, key="key-for-tests") as url:
+        with served(key="key-for-tests") as url:
             yield lambda kind=SandboxManager: kind(url=url, token="key-for-tests")
     else:
         settings = request.getfixturevalue(f"{request.param}_settings")
