@@ -57,7 +57,7 @@ async def running(settings: Settings, cluster: Configuration) -> AsyncIterator[d
         stack.callback(connection.close)
         store, recorder = Store(connection, settings.watch_namespaces), Recorder(connection)
         reconciler = Reconciler(sandbox, fleet, store, recorder, metrics)
-        show_objects(metrics, reconciler, lambda: datetime.now(UTC))
+        show_objects(metrics, reconciler.sandboxes, lambda: datetime.now(UTC))
         sweeper = Sweeper(reconciler, store, fleet, metrics, settings.watch_namespaces)
 
         def seen(event: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Everything Prometheus is told. docs/metrics.md is made from this file."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -15,19 +16,33 @@ Values = Mapping[tuple[str, ...], float]
 """Value of each combination of labels."""
 
 
+@dataclass(frozen=True)
+class Described:
+    """One metric, for the page about them."""
+
+    name: str
+    type: str
+    labels: tuple[str, ...]
+    text: str
+
+
 class Metrics:
     """The metrics of one controller, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.described: list[Described] = []
 
         def counter(name: str, text: str, *labels: str) -> Counter:
+            self.described.append(Described(f"sandbox_{name}_total", "counter", labels, text))
             return Counter(f"sandbox_{name}", text, labels, registry=self.registry)
 
         def seconds(name: str, text: str, *labels: str) -> Histogram:
+            self.described.append(Described(f"sandbox_{name}_seconds", "histogram", labels, text))
             return Histogram(f"sandbox_{name}_seconds", text, labels, registry=self.registry, buckets=BUCKETS)
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
+            self.described.append(Described(f"sandbox_{name}", "gauge", labels, text))
             return Gauge(f"sandbox_{name}", text, labels, registry=self.registry)
 
         self.docker_up = gauge("docker_up", "1 while the Docker daemon answers, 0 while it does not.")
@@ -71,6 +86,7 @@ class Metrics:
 
     def read_at_scrape(self, name: str, text: str, labels: tuple[str, ...], read: Callable[[], Values]) -> None:
         """A gauge that is read when it is asked for, so that it is never stale."""
+        self.described.append(Described(name, "gauge", labels, text))
         self.registry.register(_AtScrape(name, text, labels, read))
 
 

@@ -14,7 +14,6 @@ from controller.fleet import Fleet
 from controller.handlers import Watch
 from controller.metrics import Metrics
 from controller.model import Phase, Sandbox
-from controller.reconcile import Reconciler
 from controller.settings import SandboxSettings
 from controller.sweep import Sweeper
 
@@ -22,11 +21,8 @@ WAITING = (Phase.PENDING, Phase.STARTING, Phase.TERMINATING, Phase.UNKNOWN)
 """Phases that are meant to pass."""
 
 
-def show_objects(metrics: Metrics, reconciler: Reconciler, clock: Callable[[], datetime]) -> None:
+def show_objects(metrics: Metrics, sandboxes: Callable[[], list[Sandbox]], clock: Callable[[], datetime]) -> None:
     """Objects by phase and backend, and how long some of them wait, read when Prometheus asks."""
-
-    def sandboxes() -> list[Sandbox]:
-        return [life.sandbox for life in reconciler.lives.values()]
 
     def count() -> dict[tuple[str, ...], float]:
         return dict(Counter((each.namespace, str(phase_of(each)), str(each.backend or "none")) for each in sandboxes()))

@@ -102,6 +102,10 @@ class Reconciler:
         self._defaults = Defaults.of(settings)
         self.lives: dict[str, Life] = {}
 
+    def sandboxes(self) -> list[Sandbox]:
+        """All objects, as last seen."""
+        return [life.sandbox for life in self.lives.values()]
+
     # --- what wakes it ---
 
     def see(self, body: Mapping[str, Any]) -> None:
