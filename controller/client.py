@@ -91,6 +91,10 @@ class ApiClient:
     async def get(self, sandbox_id: str) -> dict[str, Any]:
         return await self._json("GET", _path(sandbox_id))
 
+    async def usage(self, sandbox_id: str) -> dict[str, Any]:
+        """`memory` in bytes, `cpu_seconds` since its start, `processes`."""
+        return await self._json("GET", _path(sandbox_id, "usage"))
+
     async def delete(self, sandbox_id: str, wait: float = 30.0) -> bool:
         """Ask for its deletion; gone already is fine. Whether it is gone, after `wait` seconds at most."""
         how: dict[str, Any] = {"query": {"wait": str(wait)}, "timeout": wait + ANSWER_SECONDS}

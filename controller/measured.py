@@ -15,6 +15,7 @@ from controller.backends import (
     Limits,
     Observation,
     OutputChunk,
+    Usage,
 )
 from controller.metrics import Metrics
 from controller.model import Sandbox
@@ -60,6 +61,9 @@ class MeasuredBackend:
 
     async def update(self, uid: str, limits: Limits) -> None:
         await self._timed("update", self._backend.update(uid, limits))
+
+    async def usage(self, uid: str) -> Usage:
+        return await self._timed("usage", self._backend.usage(uid))
 
     async def kill(self, uid: str) -> None:
         await self._timed("kill", self._backend.kill(uid))

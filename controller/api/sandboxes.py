@@ -1,6 +1,7 @@
 """Sandboxes: create, list, get, delete."""
 
 import secrets
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import FastAPI, Query, Request
@@ -11,7 +12,7 @@ from controller.api.bodies import json_response, read_json
 from controller.api.openapi import json_body, problems
 from controller.api.paths import SANDBOX, SandboxId
 from controller.api.problems import Kind, Problem
-from controller.api.schemas import MAX_WAIT, CreateSandbox, Name, SandboxList, SandboxView, sandbox_body
+from controller.api.schemas import MAX_WAIT, CreateSandbox, Name, SandboxList, SandboxUsage, SandboxView, sandbox_body
 from controller.directory import Action, SandboxDirectory
 from controller.model import Sandbox
 from controller.settings import Settings
@@ -76,6 +77,18 @@ def add_routes(app: FastAPI, access: Access, directory: SandboxDirectory, settin
     async def get(request: Request, uid: SandboxId) -> Response:
         """One sandbox."""
         return json_response(sandbox_body(await access.sandbox(request, uid, "get")))
+
+    @app.get(
+        f"{SANDBOX}/usage",
+        response_model=SandboxUsage,
+        responses=problems(*errors, Kind.NOT_FOUND, Kind.NOT_RUNNING),
+    )
+    async def usage(request: Request, uid: SandboxId) -> Response:
+        """Memory, processor time and processes of a sandbox that runs."""
+        sandbox = await access.sandbox(request, uid, "get")
+        if sandbox.backend is None:
+            raise Problem(Kind.NOT_RUNNING, f"sandbox {uid} has not started yet", headers={"Retry-After": "1"})
+        return json_response(asdict(await directory.backend(sandbox).usage(uid)))
 
     @app.delete(
         SANDBOX,

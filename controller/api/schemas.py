@@ -110,6 +110,14 @@ class SandboxView(BaseModel):
     result: RunResult | None = None
 
 
+class SandboxUsage(BaseModel):
+    """What a sandbox takes now, measured from outside of it."""
+
+    memory: int = Field(description="Bytes.")
+    cpu_seconds: float = Field(description="Since it started.")
+    processes: int
+
+
 class SandboxList(BaseModel):
     """Sandboxes that one may see, by namespace and name."""
 

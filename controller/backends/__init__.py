@@ -89,6 +89,17 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """What a sandbox takes now, measured from outside of it."""
+
+    memory: int
+    """Bytes; without the files that the kernel would give up first."""
+    cpu_seconds: float
+    """Since it started."""
+    processes: int
+
+
+@dataclass(frozen=True)
 class Tail:
     """The end of what a program printed, decoded for a person."""
 
@@ -269,6 +280,10 @@ class Backend(Protocol):
 
     async def update(self, uid: str, limits: Limits) -> None:
         """Apply cpu, memory and pids of `limits` to the living sandbox. Raises Refused."""
+        ...
+
+    async def usage(self, uid: str) -> Usage:
+        """What it takes now. Raises NotFound, NotRunning, Unavailable."""
         ...
 
     async def kill(self, uid: str) -> None:

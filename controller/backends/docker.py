@@ -30,6 +30,7 @@ from controller.backends import (
     RunState,
     Tail,
     Unavailable,
+    Usage,
 )
 from controller.backends.agent import Stream
 from controller.backends.agent_executions import AgentExecutions
@@ -346,6 +347,24 @@ class DockerBackend:
         name = container_name(uid)
         await self._unless(uid, RunState.RUNNING, f"resuming {name}", lambda client: client.unpause(name))
         self._agents.release(uid)
+
+    async def usage(self, uid: str) -> Usage:
+        name = container_name(uid)
+
+        def read(client: docker.APIClient) -> dict[str, Any]:
+            return dict(client.stats(name, decode=None, stream=False, one_shot=True))
+
+        told = await self._call("look", f"measuring {name}", read)
+        memory = told.get("memory_stats", {})
+        if not memory.get("usage"):
+            raise NotRunning(f"container {name} does not run")
+        # As `docker stats` has it; the name of the counter tells the cgroup version.
+        inactive = memory["stats"].get("total_inactive_file", memory["stats"].get("inactive_file", 0))
+        return Usage(
+            memory=max(0, memory["usage"] - inactive),
+            cpu_seconds=told["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9,
+            processes=told["pids_stats"].get("current", 0),
+        )
 
     async def kill(self, uid: str) -> None:
         name = container_name(uid)

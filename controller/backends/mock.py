@@ -29,6 +29,7 @@ from controller.backends import (
     Refused,
     RunState,
     Unavailable,
+    Usage,
 )
 from controller.backends.agent import Stream
 from controller.backends.agent_executions import AgentExecutions
@@ -54,6 +55,7 @@ from controller.backends.mock_processes import (
     open_pidfd,
     send,
     thaw,
+    usage_of,
     wait_gone,
 )
 from controller.backends.mock_users import may_use, user_for
@@ -246,6 +248,13 @@ class MockBackend:
         raise Refused(
             "spec.resources.limits: the mock backend cannot change the limits of a sandbox that lives", "LimitsRefused"
         )
+
+    async def usage(self, uid: str) -> Usage:
+        folder, record = await self._existing(uid)
+        used = await self._call("look", f"measuring sandbox {uid}", partial(usage_of, folder.identity(record)))
+        if not used.processes:
+            raise NotRunning(f"sandbox {uid} does not run")
+        return used
 
     async def kill(self, uid: str) -> None:
         folder, record = await self._existing(uid)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from controller.backends import BackendError
+from controller.backends import BackendError, Usage
 from controller.backends.mock_users import is_own
 
 MARK = "AGENT_PLATFORM_SANDBOX"
@@ -68,6 +68,21 @@ def members(identity: Identity) -> list[Process]:
     agent = agent_process(identity)
     below = _descendants(table, agent.pid) if agent is not None else set()
     return [p for p in table.values() if p.pid in below or _bears_mark(p.pid, identity)]
+
+
+def usage_of(identity: Identity) -> Usage:
+    """What the sandbox's processes take together; shared pages count for each of them."""
+    memory, ticks, processes = 0, 0, 0
+    for process in members(identity):
+        try:
+            text = Path(f"/proc/{process.pid}/stat").read_text(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
+            continue
+        fields = text[text.rindex(")") + 2 :].split()
+        processes += 1
+        memory += int(fields[21]) * os.sysconf("SC_PAGE_SIZE")  # rss, field 24 of proc_pid_stat(5)
+        ticks += sum(map(int, fields[11:15]))  # its own time and that of children that are gone, fields 14 to 17
+    return Usage(memory, ticks / os.sysconf("SC_CLK_TCK"), processes)
 
 
 def _pids() -> Iterator[int]:

@@ -13,6 +13,7 @@ SANDBOX: Table = {
     "logs": "controller.cli.sandbox_logs:logs",
     "ls": "controller.cli.sandbox_ls:ls",
     "rm": "controller.cli.sandbox_rm:rm",
+    "top": "controller.cli.sandbox_top:top",
 }
 SANDBOX_HELP = """Run code in sandboxes, through the controller's HTTP API.
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,17 @@ def test_ls_shows_a_table_of_the_contexts_namespace(plugin: Plugin, sandbox: San
     assert plugin("ls", "-o", "name").stdout == "box\n"
     assert sandbox.id in plugin("ls", "-o", "wide").stdout
     assert [each["id"] for each in json.loads(plugin("ls", "-o", "json").stdout)["items"]] == [sandbox.id]
+
+
+def test_top_shows_who_is_busy(plugin: Plugin, sandbox: Sandbox) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(sandbox.execute, "while True: pass", timeout=8)
+        assert eventually(lambda: json.loads(plugin("top", "-o", "json").stdout)["items"][0]["cores"] > 0.1)
+        busy.result()
+    head, row = plugin("top").stdout.splitlines()
+    assert head.split() == ["NAME", "CPU(cores)", "MEMORY(bytes)", "LIMIT", "PROCESSES"]
+    assert row.split()[0] == "box" and row.split()[2].endswith("Mi")
+    assert "no sandbox runs in namespace other" in plugin("top", "-n", "other").stderr
 
 
 def test_rm_deletes_and_waits(plugin: Plugin, sandbox: Sandbox) -> None:
