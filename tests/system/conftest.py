@@ -11,6 +11,7 @@ import pytest
 
 from controller.localkube import LocalKube
 from tests.conftest import IMAGE
+from tests.daemon_proxy import DaemonProxy
 from tests.localkube.servers import Server
 from tests.model.conftest import crd
 from tests.system.cluster import Cluster
@@ -86,3 +87,10 @@ def controller(cluster: Cluster, sandbox_image: str, start_controller: Started) 
     """A controller on Docker."""
     assert sandbox_image
     return start_controller(cluster)
+
+
+@pytest.fixture(scope="module")
+def proxy(docker_client: docker.DockerClient) -> Iterator[DaemonProxy]:
+    """In front of the daemon, for a controller whose daemon comes and goes."""
+    with TemporaryDirectory(prefix="sbx-") as folder, DaemonProxy(Path(folder)) as proxy:
+        yield proxy

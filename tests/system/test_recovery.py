@@ -1,0 +1,141 @@
+"""Objects and containers tell all there is to know: after a kill, after others meddled, after whatever was missed."""
+
+from uuid import uuid4
+
+import docker
+import pytest
+
+from controller.backends.container import LABEL_INSTANCE, LABEL_NAME, LABEL_NAMESPACE, LABEL_UID
+from tests.system.cluster import Cluster, bash, condition, python, until
+from tests.system.controller_process import ControllerProcess
+
+SWEPT_WITHIN = 45.0
+"""Seconds: a sweep each 30."""
+
+
+def test_after_a_kill_everything_is_taken_up_where_it_was(
+    cluster: Cluster, controller: ControllerProcess, docker_client: docker.DockerClient
+) -> None:
+    waiting, running = cluster.create(), cluster.create(bash("read -t 3 < /dev/zero; sleep 2; echo done"))
+    suspended, finishing = cluster.create(), cluster.create(bash("sleep 1; echo while away"))
+    deleted, untouched = cluster.create(), cluster.create(bash("echo before"))
+    for sandbox in (waiting, suspended, deleted):
+        sandbox.until_ready()
+    for sandbox in (running, finishing):
+        sandbox.until_phase("Running")
+    ended = untouched.until_ended()
+    suspended.patch(operatingMode="Suspended")
+    suspended.until_phase("Suspended")
+    ids = {each.name: each.status["container"]["id"] for each in (waiting, running, suspended)}
+
+    controller.kill()
+    deleted.delete()
+    finishing_container = docker_client.containers.get(finishing.container)
+    until(
+        "it ended while nobody looked", lambda: finishing_container.reload() or finishing_container.status == "exited"
+    )
+    missed = cluster.create(python("print('missed')"))
+    controller.start()
+
+    deleted.until_gone()
+    assert finishing.until_ended()["result"]["stdout"] == "while away\n"
+    assert running.until_ended()["result"]["stdout"] == "done\n"
+    assert missed.until_ended()["result"]["stdout"] == "missed\n"
+    assert waiting.until_ready()["container"]["id"] == ids[waiting.name]
+    suspended.patch(operatingMode="Running")
+    assert suspended.until_ready()["container"]["id"] == ids[suspended.name]
+    assert running.status["container"]["id"] == ids[running.name]
+    assert untouched.status == ended, "an end is written once"
+    assert not docker_client.containers.list(all=True, filters={"name": deleted.container}, ignore_removed=True)
+
+
+def test_a_timeout_holds_while_the_controller_is_away(cluster: Cluster, controller: ControllerProcess) -> None:
+    sandbox = cluster.create(bash("echo began; sleep 100", timeoutSeconds=2))
+    sandbox.until_phase("Running")
+    controller.kill()
+    controller.start()
+    result = sandbox.until_ended()["result"]
+    assert (result["reason"], result["stdout"]) == ("Timeout", "began\n")
+
+
+@pytest.mark.parametrize("spec", [bash("echo began; sleep 100"), {}])
+def test_a_container_removed_by_others_is_lost_and_never_run_again(
+    cluster: Cluster, controller: ControllerProcess, docker_client: docker.DockerClient, spec: dict[str, object]
+) -> None:
+    sandbox = cluster.create(spec)
+    sandbox.until_phase("Running")
+    docker_client.containers.get(sandbox.container).remove(force=True)
+    status = sandbox.until_ended()
+    assert (status["phase"], status["result"]["reason"]) == ("Failed", "Lost")
+    assert condition(status, "Finished")["reason"] == "Lost"
+    controller.kill()
+    controller.start()
+    after = cluster.create(python("pass"))
+    after.until_ended()
+    assert sandbox.status == status
+    assert not docker_client.containers.list(all=True, filters={"name": sandbox.container}, ignore_removed=True)
+
+
+def test_a_container_killed_by_others_has_failed(
+    cluster: Cluster, controller: ControllerProcess, docker_client: docker.DockerClient
+) -> None:
+    running, waiting = cluster.create(bash("echo began; sleep 100")), cluster.create()
+    running.until_phase("Running")
+    waiting.until_ready()
+    for sandbox in (running, waiting):
+        docker_client.containers.get(sandbox.container).kill()
+    status = running.until_ended()
+    assert (status["result"]["reason"], status["result"]["exitCode"], status["result"]["stdout"]) == (
+        "Error",
+        137,
+        "began\n",
+    )
+    status = waiting.until_ended()
+    assert (status["phase"], condition(status, "Finished")["reason"]) == ("Failed", "Stopped")
+
+
+def test_a_container_paused_by_others_goes_on(
+    cluster: Cluster, controller: ControllerProcess, docker_client: docker.DockerClient
+) -> None:
+    sandbox = cluster.create()
+    sandbox.until_ready()
+    container = docker_client.containers.get(sandbox.container)
+    container.pause()
+    until("it goes on", lambda: container.reload() or container.status == "running")
+
+
+def test_orphans_are_swept_and_nothing_else(
+    cluster: Cluster, controller: ControllerProcess, docker_client: docker.DockerClient, sandbox_image: str
+) -> None:
+    def leave(instance: str, **labels: str) -> str:
+        uid = str(uuid4())
+        marks = {LABEL_INSTANCE: instance, LABEL_UID: uid, LABEL_NAME: "x", LABEL_NAMESPACE: cluster.namespace}
+        name = f"sbx-{uid}"
+        docker_client.containers.create(sandbox_image, name=name, labels=marks | labels)
+        return name
+
+    def is_there(name: str) -> bool:
+        return bool(docker_client.containers.list(all=True, filters={"name": name}, ignore_removed=True))
+
+    mine, others = leave(controller.instance), leave("somebody-elses")
+    elsewhere = leave(controller.instance, **{LABEL_NAMESPACE: "not-watched"})
+    kept = cluster.create()
+    kept.until_ready()
+    try:
+        until("the orphan is gone", lambda: not is_there(mine), 60 + SWEPT_WITHIN)
+        assert is_there(others) and is_there(elsewhere) and is_there(kept.container)
+        assert controller.metric("sandbox_orphans_total") == 1
+    finally:
+        for name in (others, elsewhere):
+            docker_client.containers.get(name).remove(force=True)
+
+
+def test_stopped_politely_it_leaves_sandboxes_running(
+    cluster: Cluster, controller: ControllerProcess, docker_client: docker.DockerClient
+) -> None:
+    sandbox = cluster.create()
+    sandbox.until_ready()
+    controller.stop()
+    assert docker_client.containers.get(sandbox.container).status == "running"
+    controller.start()
+    sandbox.until_ready()
