@@ -44,20 +44,21 @@ Protocol 1
   op       members (* required)
   execute  id* (1-64 of A-Z a-z 0-9 . _ : -), digest* of the request (1-128 characters), kind* (command, bash, python),
            argv* (command) or code* (bash, python), context, cwd (below the workspace unless absolute), env {name: value},
-           files [{path, data: base64, mode}], stdin (true: DATA and EOF follow), deadline (seconds), output_limit (bytes
-           kept of each stream, 1 MiB unless given, at most 8 MiB; what comes beyond is read, counted and dropped),
-           stream (true: output as it comes; else all of it at the end).
+           files [{path, data: base64, mode}], stdin (true: DATA and EOF follow), deadline (seconds from its beginning),
+           output_limit (bytes kept of each stream, 1 MiB unless given, at most 8 MiB; what comes beyond is read, counted
+           and dropped).
            An id that is known is never run again: the channel is attached to it, or gets its kept result.
-           → STARTED, STDOUT and STDERR, RESULT {id, exit_code, signal, reason: Completed | Error | Timeout | Cancelled |
-           OOMKilled, message, dropped_stdout, dropped_stderr, duration_ms, started_at, finished_at (Unix seconds),
-           peak_memory (bytes), cpu_seconds}. exit_code is 128 + signal when there was a signal.
+           → STARTED, STDOUT and STDERR as they come, RESULT {id, exit_code, signal, reason: Completed | Error | Timeout |
+           Cancelled | OOMKilled, message, dropped_stdout, dropped_stderr, duration_ms, started_at, finished_at (Unix
+           seconds), peak_memory (bytes), cpu_seconds}. exit_code is 128 + signal where there was a signal.
+           A context is a Python process that keeps its state; what it starts lives as long as it does. It ends with a
+           deadline or a cancel, or after 30 idle minutes.
   attach   id*: the same for an execution that is known
-  cancel   id*: ends it; → RESULT {"ended": false if it was over already}. An execution in a context ends its context.
-  put      path*, mode, max_bytes: DATA, EOF → RESULT {"bytes"}; the file appears whole or not at all
-  get      path*, max_bytes → DATA, RESULT {"bytes"}
-  list     path ("": the workspace), recursive → RESULT {"entries": [{path, type: file | directory | other, bytes}],
-           "truncated"}, at most 10,000 entries or 1 MiB, in several DATA frames of JSON lines before the RESULT
-  delete   path*, recursive → RESULT {"deleted": false if there was nothing}
+  cancel   id*: ends it; → RESULT {"ended": false if it was over already}
+  put      path*, mode: DATA, EOF → RESULT {"bytes"}; the file appears whole or not at all
+  get      path* → DATA, RESULT {"bytes"}
+  list     path ("": the workspace) → DATA: a JSON line {"path", "bytes"} for each regular file in it and below it;
+           RESULT {"entries", "truncated"}: at most 10,000, and 1 MiB
   Paths are relative to the workspace; no part of one may be a symbolic link, "..", "." or empty.
   Error codes: BadRequest, Conflict (the id was used for another digest), Busy (too many at once; try again), Gone (it
   ran, its result is no longer kept), NotFound, Forbidden (a path that leaves the workspace or is no regular file),
@@ -67,6 +68,7 @@ import binascii
 import collections
 import ctypes
 import errno
+import io
 import json
 import os
 import re
@@ -89,7 +91,10 @@ MAX_CHANNELS = 128
 MAX_KEPT = 256  # finished executions whose results are kept,
 MAX_KEPT_BYTES = 16 << 20  # and their output, the oldest dropped first
 MAX_FORGOTTEN = 10_000  # ids remembered after that, so that a late retry is refused and not run again
-MAX_ENTRIES = 10_000
+MAX_TAIL = 16 * 1024  # of each stream in the result of --run,
+MAX_LOG = 1 << 20  # and in its log
+MAX_ENTRIES = 10_000  # of a listing,
+MAX_LISTING = 1 << 20  # and its bytes
 WINDOW = 256 * 1024
 CONTEXT_IDLE_SECONDS = 1800.0
 BEGIN_SECONDS = 5.0  # for a supervisor to begin a program
@@ -447,7 +452,7 @@ def prepare_python():
 
 
 def run_code(code, filename, namespace):
-    """Run code as a script. Returns its exit code; -2 for KeyboardInterrupt, as the signal's number."""
+    """Run code as a script. Returns its exit code, or -SIGINT where it died of KeyboardInterrupt."""
     import linecache
     import traceback
 
@@ -467,31 +472,39 @@ def run_code(code, filename, namespace):
             traceback.print_exception(kind, error, trace)
         else:
             sys.excepthook(kind, error, trace)
-        return -2 if issubclass(kind, KeyboardInterrupt) else 1
+        return -signal.SIGINT if issubclass(kind, KeyboardInterrupt) else 1
+
+
+def flush_output():
+    """Returns whether all of it could be written."""
+    whole = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):  # its reader is gone, or the program closed or replaced it
+            whole = False
+    return whole
 
 
 def run_python(code):
     """Run code in this process and end it as the interpreter would, without the milliseconds of its full finalisation."""
     import atexit
     import gc
+    import threading
 
     namespace = prepare_python()
     exit_code = run_code(code, "<string>", namespace)
-    if "threading" in sys.modules:
-        sys.modules["threading"]._shutdown()
+    threading._shutdown()
     atexit._run_exitfuncs()
     for name in list(namespace):  # open files are flushed and __del__ called
         if name not in ("__builtins__", "__name__"):
             namespace[name] = None
     gc.collect()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):  # its reader is gone, or the program closed or replaced it
-            exit_code = exit_code or 120
-    if exit_code == -2:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
+    if not flush_output():
+        exit_code = exit_code or 120
+    if exit_code < 0:
+        signal.signal(-exit_code, signal.SIG_DFL)
+        os.kill(os.getpid(), -exit_code)
     os._exit(exit_code)
 
 
@@ -518,17 +531,13 @@ def serve_context(work_descriptor):
         if job["cwd"]:
             os.chdir(job["cwd"])
         exit_code = run_code(job["code"], f"<cell {number}>", namespace)
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (OSError, ValueError, AttributeError):
-                pass
+        flush_output()
         null = os.open(os.devnull, os.O_RDWR)
         for target in (0, 1, 2):
             os.dup2(null, target)
         os.close(null)
         report = {
-            "status": 130 << 8 if exit_code == -2 else exit_code << 8,
+            "exit_code": 128 - exit_code if exit_code < 0 else exit_code,
             "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "cpu_seconds": round(time.process_time() - before, 6),
         }
@@ -577,35 +586,37 @@ class Workspace:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             os.close(file)
             raise Refusal("Forbidden", f"{path!r} is not a regular file")
-        return file
+        return open(file, "rb", buffering=0)
 
     def open_directory(self, path):
-        if path == "":
-            return os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.root)
-        directory, name = self.open_parent(path)
+        directory, name = (os.dup(self.root), ".") if path == "" else self.open_parent(path)
         try:
             return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
         finally:
             os.close(directory)
 
-    def entries(self, path, recursive):
-        """Yield {"path", "type", "bytes"} of what a directory holds."""
+    def files(self, path):
+        """Yield (path, size) of the regular files in a directory and below it, as far as they hold still."""
         unvisited = [path]
         while unvisited:
             folder = unvisited.pop()
-            directory = self.open_directory(folder)
             try:
-                with os.scandir(directory) as scan:
-                    for entry in scan:
-                        name = entry.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-                        full = f"{folder}/{name}" if folder else name
+                directory = self.open_directory(folder)
+            except (OSError, Refusal):
+                if folder == path:
+                    raise
+                continue  # it went away, or lies too deep for a path
+            try:
+                with os.scandir(directory) as entries:
+                    for entry in entries:
+                        place = f"{folder}/{entry.name}" if folder else entry.name
                         if entry.is_dir(follow_symlinks=False):
-                            kind = "directory"
-                            if recursive:
-                                unvisited.append(full)
-                        else:
-                            kind = "file" if entry.is_file(follow_symlinks=False) else "other"
-                        yield {"path": full, "type": kind, "bytes": entry.stat(follow_symlinks=False).st_size}
+                            unvisited.append(place)
+                        elif entry.is_file(follow_symlinks=False):
+                            try:
+                                yield place, entry.stat(follow_symlinks=False).st_size
+                            except FileNotFoundError:
+                                pass
             finally:
                 os.close(directory)
 
@@ -617,30 +628,12 @@ class Workspace:
         finally:
             upload.close()
 
-    def delete(self, path, recursive):
-        """Returns whether there was something to delete."""
-        directory, name = self.open_parent(path)
-        try:
-            if not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-                os.unlink(name, dir_fd=directory)
-            elif recursive:
-                import shutil
-
-                shutil.rmtree(f"/proc/self/fd/{directory}/{name}")
-            else:
-                os.rmdir(name, dir_fd=directory)
-            return True
-        except FileNotFoundError:
-            return False
-        finally:
-            os.close(directory)
-
 
 class Upload:
     """A file that is being written beside its place, and moved there when it is whole."""
 
-    def __init__(self, workspace, path, mode=0o644, max_bytes=None):
-        self.bytes, self.path, self.max_bytes = 0, path, max_bytes
+    def __init__(self, workspace, path, mode=0o644):
+        self.bytes = 0
         self.directory, self.name = workspace.open_parent(path, create=True)
         self.temporary = ".upload-" + os.urandom(8).hex()
         try:
@@ -658,8 +651,6 @@ class Upload:
 
     def write(self, data):
         self.bytes += len(data)
-        if self.max_bytes is not None and self.bytes > self.max_bytes:
-            raise Refusal("TooLarge", f"{self.path!r} has more than {self.max_bytes} bytes")
         while data:
             data = data[os.write(self.file, data):]
 
@@ -939,10 +930,6 @@ class Context:
             theirs.close()
         agent.selector.register(self.work, selectors.EVENT_READ, self.on_report)
 
-    @property
-    def pid(self):
-        return self.supervisor.pid
-
     def run(self, execution, job, stdio):
         if self.execution:
             raise Refusal("Busy", f"the context {self.name} runs {self.execution.id}")
@@ -973,19 +960,22 @@ class Context:
         try:
             news = json.loads(message)
             report = {
-                "status": int(news["status"]) & 0xFFFF,
-                "peak_memory": int(news["peak_memory"]),
-                "cpu_seconds": float(news["cpu_seconds"]),
+                "status": (int(news["exit_code"]) & 0xFF) << 8,
+                "peak_memory": min(max(0, int(news["peak_memory"])), 1 << 62),
+                "cpu_seconds": min(max(0.0, float(news["cpu_seconds"])), 1e9),
             }
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-            self.end()
+            self.end("Error")
             return
         self.used_at = time.monotonic()
         if self.execution:
             execution, self.execution = self.execution, None
             execution.on_gone(report)
 
-    def end(self):
+    def end(self, reason):
+        """End the process, and for this reason what it runs."""
+        if self.execution:
+            self.execution.ending = self.execution.ending or reason
         if not self.ending:
             self.ending = True
             self.supervisor.end()
@@ -1008,11 +998,11 @@ class Execution:
 
     def __init__(self, agent, request, sinks=(None, None)):
         self.agent, self.id, self.digest = agent, request["id"], request["digest"]
-        self.stream = request["stream"]
         self.result = self.ending = self.refusal = None
         self.started_at, self.started = time.time(), time.monotonic()
         self.seconds, self.deadline = request["deadline"], None
         self.oom_kills = kernel_oom_kills()
+        self.context = self.supervisor = None
         self.stdin = Input(agent)
         self.output = {}
         job = {key: request[key] for key in ("kind", "argv", "code", "env", "cwd")}
@@ -1025,9 +1015,9 @@ class Execution:
                 context = agent.context(request["context"])
                 job["cwd"] = request["cwd"] and job["cwd"]  # else where the context is
                 context.run(self, job, stdio)
-                self.process = context
+                self.context = context
             else:
-                self.process = agent.run(job, stdio, self)
+                self.supervisor = agent.run(job, stdio, self)
         except BaseException:
             self.close()
             raise
@@ -1041,7 +1031,10 @@ class Execution:
     def end(self, reason):
         if self.ending is None and self.result is None:
             self.ending = reason
-            self.process.end()
+            if self.context:
+                self.context.end(reason)
+            else:
+                self.supervisor.end()
 
     def on_begin(self):
         self.started_at, self.started = time.time(), time.monotonic()
@@ -1052,7 +1045,8 @@ class Execution:
         """Make the result. `report` is None if the supervisor was killed, by the program or by us."""
         if report and "error" in report:
             self.close()
-            self.agent.never_ran(self, Refusal("Busy", report["error"]))
+            self.refusal = Refusal("Busy", report["error"])
+            self.agent.on_finished(self)
             return
         for output in self.output.values():
             output.drain()
@@ -1102,7 +1096,7 @@ def checked_execution(request, workspace):
             raise Refusal("BadRequest", f"{name}: not of the right type")
         return value
 
-    checked = {"kind": request.get("kind"), "argv": [], "code": "", "stream": member("stream", bool, True)}
+    checked = {"kind": request.get("kind"), "argv": [], "code": ""}
     for name, pattern in (("id", r"[A-Za-z0-9._:-]{1,64}"), ("digest", r"[\x21-\x7e]{1,128}")):
         checked[name] = member(name, str, "")
         if not re.fullmatch(pattern, checked[name]):
@@ -1174,12 +1168,10 @@ class Frames:
         """Yield (kind, channel, payload) of every frame that is complete."""
         self.buffer += data
         while True:
-            starts = [self.buffer.find(token) for token in {HELLO_TOKEN, self.token}]
-            start = min((position for position in starts if position >= 0), default=-1)
-            if start < 0:
-                del self.buffer[: max(0, len(self.buffer) - 7)]
-                return
-            del self.buffer[:start]
+            if self.buffer[:8] not in (self.token, HELLO_TOKEN):
+                starts = [self.buffer.find(token) for token in (self.token, HELLO_TOKEN)]
+                end_of_noise = max(0, len(self.buffer) - 7)
+                del self.buffer[: min((start for start in starts if start >= 0), default=end_of_noise)]
             if len(self.buffer) < HEADER.size:
                 return
             token, kind, channel, length, checksum = HEADER.unpack_from(self.buffer)
@@ -1194,13 +1186,43 @@ class Frames:
             yield kind, channel, payload
 
 
-class Attachment:
-    """A channel that shows one execution: what it has printed, what it prints, its result."""
+class Channel:
+    """One request of the controller, as long as there is something to say about it."""
+
+    def __init__(self, link, number):
+        self.link, self.number = link, number
+        self.window = WINDOW  # bytes of content that we may send
+        self.granted = 0  # bytes of content for which we let the controller send as much again
+
+    def on_data(self, data):
+        pass
+
+    def on_eof(self):
+        pass
+
+    def close(self):
+        pass
+
+    def grant(self, consumed):
+        """Let the controller send again what was consumed, once it is worth a frame. Returns whether it was."""
+        credit = consumed - self.granted
+        if credit < WINDOW // 4:
+            return False
+        self.granted = consumed
+        self.link.send_json(CREDIT, self.number, {"bytes": credit})
+        return True
+
+    def finish(self, result):
+        self.link.send_json(RESULT, self.number, result)
+        self.link.close_channel(self.number)
+
+
+class Attachment(Channel):
+    """Shows an execution: what it has printed, what it prints, its result. Takes its stdin."""
 
     def __init__(self, link, number, execution, attached):
-        self.link, self.number, self.execution = link, number, execution
-        self.sent = {STDOUT: 0, STDERR: 0}
-        self.window = WINDOW
+        super().__init__(link, number)
+        self.execution, self.sent = execution, {STDOUT: 0, STDERR: 0}
         self.granted = execution.stdin.received
         link.send_json(STARTED, number, {"id": execution.id, "attached": attached, "stdin_received": self.granted})
 
@@ -1214,94 +1236,69 @@ class Attachment:
     def on_eof(self):
         self.execution.stdin.end()
 
-    def on_credit(self, count):
-        self.window += count
-
     def pump(self):
         """Send one frame if there is something to say. Returns whether there was."""
-        execution = self.execution
-        credit = execution.stdin.written - self.granted
-        if credit >= WINDOW // 4:
-            self.granted += credit
-            self.link.send_json(CREDIT, self.number, {"bytes": credit})
+        if self.grant(self.execution.stdin.written):
             return True
-        if execution.stream or execution.result:
-            for kind, output in execution.output.items():
-                start = self.sent[kind]
-                if start < len(output.kept):
-                    block = bytes(output.kept[start : start + min(MAX_PAYLOAD, self.window)])
-                    self.sent[kind] += len(block)
-                    self.window -= len(block)
-                    if block:
-                        self.link.send(kind, self.number, block)
-                    return bool(block)
-        if execution.refusal:
-            raise execution.refusal
-        if execution.result:
-            self.link.send_json(RESULT, self.number, execution.result)
-            self.link.close_channel(self.number)
-            return True
-        return False
-
-    def close(self):
-        pass
+        for kind, output in self.execution.output.items():
+            start = self.sent[kind]
+            if start < len(output.kept):
+                block = bytes(output.kept[start : start + min(MAX_PAYLOAD, self.window)])
+                self.sent[kind] += len(block)
+                self.window -= len(block)
+                if block:
+                    self.link.send(kind, self.number, block)
+                return bool(block)
+        if self.execution.refusal:
+            raise self.execution.refusal
+        if self.execution.result:
+            self.finish(self.execution.result)
+        return bool(self.execution.result)
 
 
-class Put:
-    """A channel that writes a file."""
+class Put(Channel):
+    """Writes a file."""
 
     def __init__(self, link, number, upload):
-        self.link, self.number, self.upload, self.granted = link, number, upload, 0
+        super().__init__(link, number)
+        self.upload = upload
 
     def on_data(self, data):
         self.upload.write(data)
 
-    def on_credit(self, count):
-        pass
-
     def on_eof(self):
         self.upload.finish()
-        self.link.send_json(RESULT, self.number, {"bytes": self.upload.bytes})
-        self.link.close_channel(self.number)
+        self.finish({"bytes": self.upload.bytes})
 
     def pump(self):
-        credit = self.upload.bytes - self.granted
-        if credit < WINDOW // 4:
-            return False
-        self.granted += credit
-        self.link.send_json(CREDIT, self.number, {"bytes": credit})
-        return True
+        return self.grant(self.upload.bytes)
 
     def close(self):
         self.upload.close()
 
 
-class Send:
-    """A channel that sends blocks of bytes, at most MAX_PAYLOAD each, then a result."""
+class Send(Channel):
+    """Sends what a file holds now, then a result."""
 
-    def __init__(self, link, number, blocks, result):
-        self.link, self.number, self.blocks, self.result = link, number, blocks, result
-        self.window = WINDOW
-
-    def on_data(self, data):
-        pass
-
-    on_eof = close = lambda self: None
-
-    def on_credit(self, count):
-        self.window += count
+    def __init__(self, link, number, file, size, result):
+        super().__init__(link, number)
+        self.file, self.size, self.sent, self.result = file, size, 0, result
 
     def pump(self):
-        if self.window < MAX_PAYLOAD:
+        count = min(MAX_PAYLOAD, self.size - self.sent)
+        if self.window < count:
             return False
-        block = next(self.blocks, None)
-        if block is None:
-            self.link.send_json(RESULT, self.number, self.result)
-            self.link.close_channel(self.number)
-        else:
-            self.window -= len(block)
+        block = self.file.read(count)
+        self.window -= len(block)
+        self.sent += len(block)
+        if block:
             self.link.send(DATA, self.number, block)
+        else:
+            self.finish({**self.result, "bytes": self.sent})
         return True
+
+    def close(self):
+        self.file.close()
 
 
 class Link:
@@ -1364,7 +1361,7 @@ class Link:
             elif kind == CLOSE:
                 self.close_channel(number)
             elif kind == CREDIT and number in self.channels:
-                self.channels[number].on_credit(int(json.loads(payload)["bytes"]))
+                self.channels[number].window += int(json.loads(payload)["bytes"])
         except Refusal as refusal:
             self.refuse(number, refusal)
         except OSError as error:
@@ -1399,7 +1396,6 @@ class Link:
             "put": self.put,
             "get": self.get,
             "list": self.list,
-            "delete": self.delete,
         }.get(request.get("op"))
         if operation is None:
             raise Refusal("BadRequest", f"op: {request.get('op')!r} is not known")
@@ -1410,53 +1406,39 @@ class Link:
         self.channels[number] = Attachment(self, number, execution, known)
 
     def attach(self, number, request):
-        self.channels[number] = Attachment(self, number, self.agent.known(request["id"]), True)
+        self.channels[number] = Attachment(self, number, self.find(request), True)
 
     def cancel(self, number, request):
-        execution = self.agent.known(request["id"])
+        execution = self.find(request)
         self.send_json(RESULT, number, {"ended": execution.result is None})
         execution.end("Cancelled")
 
+    def find(self, request):
+        try:
+            return self.agent.find(request["id"])
+        except KeyError:
+            raise Refusal("NotFound", f"no execution {request.get('id')!r}") from None
+
     def put(self, number, request):
-        mode, most = request.get("mode", 0o644), request.get("max_bytes")
-        upload = Upload(self.agent.workspace, request["path"], int(mode) & 0o777, None if most is None else int(most))
+        upload = Upload(self.agent.workspace, request["path"], int(request.get("mode", 0o644)) & 0o777)
         self.channels[number] = Put(self, number, upload)
 
     def get(self, number, request):
         file = self.agent.workspace.open_file(request["path"])
-        size = os.fstat(file).st_size
-        result = {"bytes": 0}
-
-        def blocks():
-            with open(file, "rb", buffering=0) as opened:
-                while result["bytes"] < size:  # no further if it grows meanwhile
-                    block = opened.read(min(MAX_PAYLOAD, size - result["bytes"]))
-                    if not block:
-                        break
-                    result["bytes"] += len(block)
-                    yield block
-
-        if size > int(request.get("max_bytes", size)):
-            os.close(file)
-            raise Refusal("TooLarge", f"{request['path']!r} has {size} bytes")
-        self.channels[number] = Send(self, number, blocks(), result)
+        self.channels[number] = Send(self, number, file, os.fstat(file.fileno()).st_size, {})
 
     def list(self, number, request):
-        lines, length, truncated = [], 0, False
-        for entry in self.agent.workspace.entries(request.get("path", ""), bool(request.get("recursive"))):
-            line = json.dumps(entry).encode() + b"\n"
-            length += len(line)
-            if len(lines) == MAX_ENTRIES or length > 1 << 20:
+        listing, entries, truncated = io.BytesIO(), 0, False
+        for path, size in self.agent.workspace.files(request.get("path", "")):
+            if entries == MAX_ENTRIES or listing.tell() > MAX_LISTING:
                 truncated = True
                 break
-            lines.append(line)
-        text = b"".join(lines)
-        blocks = (text[start : start + MAX_PAYLOAD] for start in range(0, len(text), MAX_PAYLOAD))
-        self.channels[number] = Send(self, number, blocks, {"entries": len(lines), "truncated": truncated})
-
-    def delete(self, number, request):
-        deleted = self.agent.workspace.delete(request["path"], bool(request.get("recursive")))
-        self.send_json(RESULT, number, {"deleted": deleted})
+            path = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            listing.write(json.dumps({"path": path, "bytes": size}).encode() + b"\n")
+            entries += 1
+        size = listing.tell()
+        listing.seek(0)
+        self.channels[number] = Send(self, number, listing, size, {"entries": entries, "truncated": truncated})
 
     def refuse(self, number, refusal):
         self.close_channel(number)
@@ -1519,9 +1501,9 @@ class Agent:
     def __init__(self, workspace, memory=0, pids=0, rlimits=None):
         self.workspace, self.memory, self.pids, self.rlimits = Workspace(workspace), memory, pids, rlimits or {}
         self.selector = selectors.DefaultSelector()
-        self.executions, self.forgotten = collections.OrderedDict(), collections.OrderedDict()
-        self.contexts, self.supervisors, self.running = {}, set(), 0
-        self.gathering = set()
+        self.running, self.kept, self.forgotten = {}, collections.OrderedDict(), collections.OrderedDict()
+        self.kept_bytes = 0
+        self.contexts, self.supervisors, self.gathering = {}, set(), set()
         self.link = self.listener = self.requests = None
         self.launchers = set()
         self.active_at = self.watched_at = time.monotonic()
@@ -1546,10 +1528,10 @@ class Agent:
             "version": VERSION,
             "pid1": os.getpid() == 1,
             "python": sys.version.split()[0],
-            "running": [execution.id for execution in self.executions.values() if not execution.result],
+            "running": list(self.running),
             "contexts": sorted(self.contexts),
             "idle_seconds": 0 if self.running else round(time.monotonic() - self.active_at, 3),
-            "kept": len(self.executions) - self.running,
+            "kept": len(self.kept),
             "forgotten": len(self.forgotten),
             "max_executions": MAX_EXECUTIONS,
         }
@@ -1574,26 +1556,24 @@ class Agent:
     def seconds_to_next(self):
         """Seconds until `tick` has something to do; None: never."""
         due = [output.resume_at for output in self.gathering]
-        if self.running and (self.memory or self.pids):
+        if (self.memory or self.pids) and not all(supervisor.idle for supervisor in self.supervisors):
             due.append(self.watched_at + WATCH_SECONDS)
         for supervisor in self.supervisors:
             if supervisor.sweep_by is not None:
                 return 0.002
             if supervisor.force_at is not None:
                 due.append(supervisor.force_at)
-        if self.running:
-            due += [e.deadline for e in self.executions.values() if not (e.result or e.ending or e.deadline is None)]
+        due += [each.deadline for each in self.running.values() if each.deadline is not None and not each.ending]
         due += [context.used_at + CONTEXT_IDLE_SECONDS for context in self.contexts.values() if not context.execution]
         return max(0.0, min(due) - time.monotonic()) + 0.0005 if due else None
 
     def tick(self, now):
-        if self.running:
-            for execution in list(self.executions.values()):
-                if not execution.result and execution.deadline is not None and now >= execution.deadline:
-                    execution.end("Timeout")
+        for execution in list(self.running.values()):
+            if execution.deadline is not None and now >= execution.deadline:
+                execution.end("Timeout")
         for context in list(self.contexts.values()):
             if not context.execution and now > context.used_at + CONTEXT_IDLE_SECONDS:
-                context.end()
+                context.end("Cancelled")
         for supervisor in list(self.supervisors):
             supervisor.tick(now)
         for output in [each for each in self.gathering if now >= each.resume_at]:
@@ -1603,29 +1583,27 @@ class Agent:
             self.watch_limits()
 
     def watch_limits(self):
-        """End executions that are above the limits, where no kernel does it."""
-        for execution in list(self.executions.values()):
-            if execution.result or not execution.process.pid:
-                continue
-            tree = below(execution.process.pid)
+        """End what is above the limits, where no kernel does it."""
+        for supervisor in [each for each in self.supervisors if each.pid and not each.idle]:
+            tree = below(supervisor.pid)
             if self.memory and resident_bytes(tree) > self.memory:
-                execution.end("OOMKilled")
+                supervisor.owner.end("OOMKilled")
             elif self.pids and len(tree) > self.pids:
-                execution.end("Error")
+                supervisor.owner.end("Error")
 
     # Executions
 
     def execute(self, request):
         """Start an execution, or find it. Returns it, and whether it was known. Raises Refusal, OSError."""
         checked = checked_execution(request, self.workspace.path)
-        known = self.executions.get(checked["id"])
-        digest = known.digest if known else self.forgotten.get(checked["id"])
-        if digest is not None:
-            if digest != checked["digest"]:
-                raise Refusal("Conflict", f"{checked['id']} was used for another request")
-            return self.known(checked["id"]), True
-        if self.running >= MAX_EXECUTIONS:
-            raise Refusal("Busy", f"{self.running} executions are running")
+        try:
+            known = self.find(checked["id"], checked["digest"])
+        except KeyError:
+            pass
+        else:
+            return known, True
+        if len(self.running) >= MAX_EXECUTIONS:
+            raise Refusal("Busy", f"{MAX_EXECUTIONS} executions are running")
         for path, data, mode in checked["files"]:
             self.workspace.write(path, data, mode)
         if checked["cwd"] and not os.path.isdir(checked["cwd"]):  # now: the files may have made it
@@ -1633,18 +1611,18 @@ class Agent:
         return self.start(checked), False
 
     def start(self, checked, sinks=(None, None)):
-        execution = Execution(self, checked, sinks)
-        self.executions[execution.id] = execution
-        self.running += 1
-        self.active_at = time.monotonic()
+        execution = self.running[checked["id"]] = Execution(self, checked, sinks)
         return execution
 
-    def known(self, execution_id):
-        if execution_id in self.forgotten:
+    def find(self, execution_id, digest=None):
+        """Returns an execution that runs or is kept. Raises KeyError, Refusal (Conflict, Gone)."""
+        execution = self.running.get(execution_id) or self.kept.get(execution_id)
+        known_digest = execution.digest if execution else self.forgotten[execution_id]
+        if digest not in (None, known_digest):
+            raise Refusal("Conflict", f"{execution_id} was used for another request")
+        if not execution:
             raise Refusal("Gone", f"{execution_id} has run, and its result is no longer kept")
-        if execution_id not in self.executions:
-            raise Refusal("NotFound", f"no execution {execution_id!r}")
-        return self.executions[execution_id]
+        return execution
 
     def context(self, name):
         context = self.contexts.get(name)
@@ -1654,24 +1632,18 @@ class Agent:
             context = self.contexts[name] = Context(self, name)
         return context
 
-    def never_ran(self, execution, refusal):
-        execution.refusal = refusal
-        self.executions.pop(execution.id, None)
-        self.running -= 1
-
     def on_finished(self, execution):
-        self.running -= 1
+        """Keep its result, unless it never ran."""
+        del self.running[execution.id]
         self.active_at = time.monotonic()
-        self.executions.move_to_end(execution.id)
-        finished = [each for each in self.executions.values() if each.result]
-        kept_bytes = sum(each.kept_bytes() for each in finished)
-        for each in finished:
-            if len(finished) <= MAX_KEPT and kept_bytes <= MAX_KEPT_BYTES or each is execution:
-                break
-            finished = finished[1:]
-            kept_bytes -= each.kept_bytes()
-            del self.executions[each.id]
-            self.forgotten[each.id] = each.digest
+        if not execution.result:
+            return
+        self.kept[execution.id] = execution
+        self.kept_bytes += execution.kept_bytes()
+        while len(self.kept) > MAX_KEPT or (self.kept_bytes > MAX_KEPT_BYTES and len(self.kept) > 1):
+            _, oldest = self.kept.popitem(last=False)
+            self.kept_bytes -= oldest.kept_bytes()
+            self.forgotten[oldest.id] = oldest.digest
             if len(self.forgotten) > MAX_FORGOTTEN:
                 self.forgotten.popitem(last=False)
 
@@ -1787,13 +1759,13 @@ class Agent:
             os.close(writer)
 
     def serve_socket(self, path, users):
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            pass
+        beside = path + ".new"
+        if os.path.exists(beside):
+            os.unlink(beside)
         self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(path)
+        self.listener.bind(beside)
         self.listener.listen(8)
+        os.rename(beside, path)  # who finds it can connect
         self.listener.setblocking(False)
         self.selector.register(self.listener, selectors.EVENT_READ, lambda: self.on_connection(users))
 
@@ -1837,8 +1809,8 @@ def run_once(agent, spec_path, result_path):
         def write(data):
             nonlocal written
             tail.extend(data)
-            del tail[: max(0, len(tail) - 16384)]
-            written += file.write(data[: max(0, (1 << 20) - written)])
+            del tail[: max(0, len(tail) - MAX_TAIL)]
+            written += file.write(data[: max(0, MAX_LOG - written)])
 
         return write
 
@@ -1851,9 +1823,9 @@ def run_once(agent, spec_path, result_path):
         reason = "Cancelled" if agent.stopping else "Error"
         execution.result = {"exit_code": None, "reason": reason, "message": str(execution.refusal or "ended by a signal")}
     result = {key: value for key, value in execution.result.items() if not key.startswith("dropped")}
-    for name, kind in (("stdout", STDOUT), ("stderr", STDERR)):
-        result[name] = binascii.b2a_base64(tails[name], newline=False).decode()
-    result["truncated"] = any(execution.output[kind].dropped > 16384 for kind in (STDOUT, STDERR))
+    for name, tail in tails.items():
+        result[name] = binascii.b2a_base64(tail, newline=False).decode()
+    result["truncated"] = any(output.dropped > MAX_TAIL for output in execution.output.values())
     temporary = result_path + ".new"
     with open(temporary, "w") as file:
         json.dump(result, file)

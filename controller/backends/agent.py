@@ -222,12 +222,12 @@ class AgentLink:
     async def list_files(self, path: str = "") -> list[FileInfo]:
         """The regular files in a folder of the workspace and below it, at most 10,000. Raises as `get_file`."""
         listing = bytearray()
-        async with aclosing(self._exchange({"op": "list", "path": path, "recursive": True})) as frames:
+        async with aclosing(self._exchange({"op": "list", "path": path})) as frames:
             async for frame in frames:
                 if frame.kind == Kind.DATA and len(listing) < MAX_LISTING:
                     listing += frame.payload
         entries = [self._parse(Entry, line) for line in bytes(listing).splitlines()[:MAX_FILES]]
-        return [FileInfo(entry.path, entry.bytes) for entry in entries if entry.type == "file"]
+        return [FileInfo(entry.path, entry.bytes) for entry in entries]
 
     # --- channels ---
 

@@ -92,7 +92,6 @@ class Entry(Said):
     """One line of a listing."""
 
     path: Annotated[str, Field(max_length=8192)]
-    type: _Word
     bytes: _Count
 
 

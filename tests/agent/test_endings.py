@@ -36,10 +36,9 @@ def gone_within(seconds: float, mark: str) -> bool:
 @pytest.mark.parametrize("how", HIDE)
 def test_a_deadline_ends_everything_within_a_second(peer: Peer, how: str) -> None:
     mark = marker()
-    began = time.monotonic()
     done = peer.bash(HIDE[how].format(mark), deadline=0.4)
-    assert time.monotonic() - began < 0.4 + 0.6
-    assert done.result and (done.result["reason"], done.result["exit_code"]) == ("Timeout", 137)
+    assert done.result and 400 <= done.result["duration_ms"] < 1400
+    assert (done.result["reason"], done.result["exit_code"]) == ("Timeout", 137)
     assert processes_with(mark) == []
 
 

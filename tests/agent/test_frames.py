@@ -96,7 +96,7 @@ def test_a_frame_that_says_it_is_longer_than_allowed_is_skipped(peer: Peer) -> N
     "payload",
     [b"", b"{", b"[]", b"null", b"7", b'"text"', b"\xff\xfe", b'{"op": []}', b'{"op": "fly"}', b'{"op": {"a": 1}}', b"[" * 20_000,
      b'{"op": "attach"}', b'{"op": "attach", "id": []}', b'{"op": "put", "path": 5}', b'{"op": "get", "path": null}',
-     b'{"op": "put", "path": "x", "mode": "y"}', b'{"op": "list", "path": []}', b'{"op": "get", "path": "x", "max_bytes": "n"}'],
+     b'{"op": "put", "path": "x", "mode": "y"}', b'{"op": "list", "path": []}'],
 )  # fmt: skip
 def test_a_request_that_makes_no_sense_is_refused(peer: Peer, payload: bytes) -> None:
     number = next(peer.numbers)

@@ -186,12 +186,6 @@ def test_output_comes_while_the_program_runs(peer: Peer) -> None:
     assert channel.arrived["result"] - channel.arrived["stdout"] > 0.2
 
 
-def test_output_waits_for_the_end_if_the_request_says_so(peer: Peer) -> None:
-    number = peer.start("python", code="import time; print('first'); time.sleep(0.3)", stream=False)
-    channel = peer.finish(number)
-    assert channel.arrived["result"] - channel.arrived["stdout"] < 0.1
-
-
 def test_beyond_its_limit_output_is_counted_and_dropped(peer: Peer) -> None:
     done = peer.python("import sys; print('e' * 99, file=sys.stderr); print('x' * 100_000)", output_limit=1000)
     assert (len(done.stdout), len(done.stderr)) == (1000, 100)
