@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from tests.chart.audit import POLICY, Audited
 from tests.chart.release import ROOT, Helm
 from tests.conftest import missing
 
@@ -30,7 +31,7 @@ def any_helm(request: pytest.FixtureRequest) -> Helm:
 
 @pytest.fixture(scope="session")
 def helm() -> Helm:
-    """The newest Helm, without a cluster."""
+    """The newest one."""
     return Helm(_program("helm4"))
 
 
@@ -46,7 +47,7 @@ def control_plane() -> Path:
 
 
 @pytest.fixture(scope="session")
-def audited(control_plane: Path) -> Iterator["Audited"]:
+def audited(control_plane: Path) -> Iterator[Audited]:
     """A real API server that writes down every request."""
     with TemporaryDirectory(prefix="sbx-chart-") as folder:
         audited = Audited(Path(folder))

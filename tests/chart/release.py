@@ -41,9 +41,10 @@ class Helm:
         """Installs or upgrades.
 
         The core of the test's API server is older than the CRD's rules and does not know them in a CRD, hence no validation
-        on this side; the engine that serves the CRD knows them.
+        on this side; the engine that serves the CRD knows them. The CRD may be there already, hence the ownership.
         """
-        return self("upgrade", "--install", release, chart, "--disable-openapi-validation", *words, seconds=seconds)
+        command = ("upgrade", "--install", release, chart, "--disable-openapi-validation", "--take-ownership")
+        return self(*command, *words, seconds=seconds)
 
     def render(self, *words: str, release: str = "box", chart: Path = CHART) -> list[Body]:
         """The objects, hooks too."""

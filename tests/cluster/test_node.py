@@ -97,7 +97,7 @@ def test_an_upgrade_leaves_sandboxes_as_they_are(node: Node, release: Helm) -> N
         "--namespace=default",
         "--type=merge",
         "--patch",
-        '{"spec": {"lifetime": {"idleSeconds": 7}}}',
+        '{"spec": {"lifetime": {"maxSeconds": 3000}}}',
     )
     until("the new controller has seen it", lambda: status_of(node, "stays").get("observedGeneration") == 2)
     assert status_of(node, "stays")["container"] == before
