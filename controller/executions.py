@@ -12,7 +12,7 @@ import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.fields import FieldInfo
@@ -56,7 +56,7 @@ def _schema_pattern(pattern: str) -> FieldInfo:
 
 
 NO_NUL = _schema_pattern(r"^[^\x00]*$")
-PATH_PATTERN = r"^(?!(.*/)?\.{1,2}(/|$))[^/\x00-\x1f\x7f]+(/[^/\x00-\x1f\x7f]+)*$"
+PATH_PATTERN = r"^(?!(.*/)?\.{1,2}(/|$))[^/\x00-\x1f\x7f]{1,255}(/[^/\x00-\x1f\x7f]{1,255})*$"
 Argument = Annotated[str, AfterValidator(without_nul), AfterValidator(_fits_an_argument), NO_NUL]
 Code = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CODE), AfterValidator(without_nul), NO_NUL]
 Command = Annotated[tuple[Argument, ...], Field(min_length=1, max_length=1024, strict=False)]
@@ -100,24 +100,29 @@ Files = (
 )
 
 
+PROGRAM_RULES: dict[str, Any] = {
+    # `Program._one_program` in the words of JSON Schema.
+    "oneOf": [
+        {"required": ["code"], "properties": {"code": {"type": "string"}, "command": {"type": "null"}}},
+        {
+            "required": ["command"],
+            "properties": {
+                "command": {"type": "array"},
+                "code": {"type": "null"},
+                "language": {"type": "null"},
+                "context": {"const": ""},
+            },
+        },
+    ],
+    "if": {"required": ["language"], "properties": {"language": {"const": "bash"}}},
+    "then": {"properties": {"context": {"const": ""}}},
+}
+
+
 class Program(_Strict):
     """One execution: `code` in a language, or a `command`."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "oneOf": [
-                {"required": ["code"], "properties": {"code": {"type": "string"}, "command": {"type": "null"}}},
-                {
-                    "required": ["command"],
-                    "properties": {
-                        "command": {"type": "array"},
-                        "code": {"type": "null"},
-                        "language": {"type": "null"},
-                    },
-                },
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra=PROGRAM_RULES)
 
     code: Code | None = Field(None, description="The text of the program.")
     language: Literal["python", "bash"] | None = Field(None, description="Of `code`; python where it is left out.")

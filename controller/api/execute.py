@@ -61,6 +61,7 @@ def add_routes(app: FastAPI, access: Access, directory: SandboxDirectory, settin
             Kind.KEY_REUSED,
             Kind.RESULT_GONE,
             Kind.REFUSED,
+            Kind.PATH_FORBIDDEN,
             Kind.BUSY,
         )
         | events,

@@ -52,7 +52,11 @@ def add_routes(app: FastAPI, access: Access, directory: SandboxDirectory, settin
     """`/sandbox/{id}/files`, `/sandbox/{id}/files/{path}`, `/sandbox/{id}/logs`."""
     errors = (Kind.UNAUTHORIZED, Kind.FORBIDDEN, Kind.NOT_FOUND, Kind.INVALID, Kind.UNAVAILABLE)
 
-    @app.get(f"{SANDBOX}/files", response_model=FileList, responses=problems(*errors, Kind.NOT_RUNNING, Kind.REFUSED))
+    @app.get(
+        f"{SANDBOX}/files",
+        response_model=FileList,
+        responses=problems(*errors, Kind.NOT_RUNNING, Kind.REFUSED, Kind.PATH_FORBIDDEN),
+    )
     async def list_files(
         request: Request,
         uid: SandboxId,
@@ -68,7 +72,13 @@ def add_routes(app: FastAPI, access: Access, directory: SandboxDirectory, settin
         f"{SANDBOX}/files/{{path:path}}",
         status_code=204,
         responses=problems(
-            *errors, Kind.BAD_REQUEST, Kind.REQUEST_TIMEOUT, Kind.NOT_RUNNING, Kind.TOO_LARGE, Kind.REFUSED
+            *errors,
+            Kind.BAD_REQUEST,
+            Kind.REQUEST_TIMEOUT,
+            Kind.NOT_RUNNING,
+            Kind.TOO_LARGE,
+            Kind.REFUSED,
+            Kind.PATH_FORBIDDEN,
         ),
         openapi_extra={"requestBody": BYTES},
     )
@@ -83,7 +93,7 @@ def add_routes(app: FastAPI, access: Access, directory: SandboxDirectory, settin
     @app.get(
         f"{SANDBOX}/files/{{path:path}}",
         response_class=Response,
-        responses=problems(*errors, Kind.NOT_RUNNING, Kind.REFUSED)
+        responses=problems(*errors, Kind.NOT_RUNNING, Kind.REFUSED, Kind.PATH_FORBIDDEN)
         | {200: {"description": "The file's bytes", **BYTES}},
     )
     async def get_file(request: Request, uid: SandboxId, path: FilePath) -> Response:

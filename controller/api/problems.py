@@ -28,6 +28,7 @@ class Kind(Enum):
     BAD_REQUEST = "bad-request", 400, "The request is not well-formed"
     UNAUTHORIZED = "unauthorized", 401, "Valid credentials are needed"
     FORBIDDEN = "forbidden", 403, "This is not allowed"
+    PATH_FORBIDDEN = "path-forbidden", 403, "The path leads out of the workspace, or to no regular file"
     NOT_FOUND = "not-found", 404, "There is no such thing"
     METHOD_NOT_ALLOWED = "method-not-allowed", 405, "This address does not take that method"
     NOT_ACCEPTABLE = "not-acceptable", 406, "The answer has no form that was asked for"
@@ -134,6 +135,10 @@ def problem_of(error: Exception) -> Problem:
             return Problem(Kind.BUSY, text)
         case backends.Conflict():
             return Problem(Kind.KEY_REUSED, text)
+        case backends.Refused(reason="Forbidden"):
+            return Problem(Kind.PATH_FORBIDDEN, text)
+        case backends.Refused(reason="TooLarge"):
+            return Problem(Kind.TOO_LARGE, text)
         case backends.Refused() | directory.Invalid():
             return Problem(Kind.REFUSED, text)
         case directory.Exists():
