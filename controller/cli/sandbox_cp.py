@@ -107,7 +107,7 @@ async def _download(client: "ApiClient", sandbox_id: str, source: str, target: s
             await _download_file(client, sandbox_id, source, local)
             return
     except ApiError as error:
-        if error.kind not in ("not-found", "refused"):
+        if error.kind not in ("not-found", "refused", "path-forbidden"):
             raise
         not_a_file = error
     files = [str(each["path"]) for each in await client.list_files(sandbox_id, source)]
