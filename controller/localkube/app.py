@@ -83,7 +83,12 @@ class Api:
                     route("/api/{version}/{rest:path}", self._objects, *_METHODS),
                     route("/apis/{group}/{version}/{rest:path}", self._objects, *_METHODS),
                 ],
-                exception_handlers={Failure: _on_failure, 404: _on_nothing, 405: _on_wrong_method},
+                exception_handlers={
+                    Failure: _on_failure,
+                    404: _on_nothing,
+                    405: _on_wrong_method,
+                    Exception: _on_error,
+                },
             )
         )
 
@@ -131,6 +136,8 @@ class Api:
 
     async def _objects(self, request: Request) -> Response:
         group, version = request.path_params.get("group", ""), request.path_params["version"]
+        # Before anything is refused: a connection with a body left in it cannot be used again, and clients do.
+        body = await _body(request)
         target = requests.target(self._registry.kinds, group, version, request.path_params["rest"])
         if target is None:
             return answers.nothing()
@@ -148,13 +155,13 @@ class Api:
                 found = self._registry.get(target.kind, target.namespace or "", target.name or "")
                 return answers.answer(self._shown(request, target.kind, form, found), form)
             case "POST":
-                return await self._create(request, target, form)
+                return self._create(request, target, form, body)
             case "PUT":
-                return await self._update(request, target, form)
+                return self._update(request, target, form, body)
             case "PATCH":
-                return await self._patch(request, target, form)
+                return self._patch(request, target, form, body)
             case _:
-                return await self._delete(request, target, form)
+                return self._delete(request, target, form, body)
 
     def _require(self, target: Target, verb: str) -> None:
         if verb not in target.kind.verbs:
@@ -236,18 +243,18 @@ class Api:
         """One object in the form that was asked for."""
         if form.transform == "Table":
             include = request.query_params.get("includeObject", "Metadata")
-            metadata = {"resourceVersion": obj["metadata"]["resourceVersion"]}
+            metadata = {"resourceVersion": obj["metadata"].get("resourceVersion", "")}
             return table.table([obj], kind.columns, metadata, self._now(), include, headers=headers)
         return table.partial(obj) if form.transform else obj
 
-    async def _create(self, request: Request, target: Target, form: Form) -> Response:
+    def _create(self, request: Request, target: Target, form: Form, body: bytes) -> Response:
         self._require(target, "create")
         if target.namespace is None:
             return answers.nothing()
         if target.name is not None:
             raise failures.method_not_allowed()
         media_type = _media_type(request, _OBJECT_TYPES)
-        obj, duplicates = bodies.decode_object(await _body(request), media_type, target.kind)
+        obj, duplicates = bodies.decode_object(body, media_type, target.kind)
         answered = reviews.answer(target.kind, obj)
         if answered is not None:
             return answers.answer(answered, form, code=201)
@@ -256,17 +263,17 @@ class Api:
             request, target, form, self._registry.create(target.kind, target.namespace, obj, options, self._now())
         )
 
-    async def _update(self, request: Request, target: Target, form: Form) -> Response:
+    def _update(self, request: Request, target: Target, form: Form, body: bytes) -> Response:
         namespace, name = _one(target)
         self._require(target, "update")
         media_type = _media_type(request, _OBJECT_TYPES)
-        obj, duplicates = bodies.decode_object(await _body(request), media_type, target.kind)
+        obj, duplicates = bodies.decode_object(body, media_type, target.kind)
         options = replace(_options(request, target, "UpdateOptions"), duplicates=duplicates)
         return self._written(
             request, target, form, self._registry.update(target.kind, namespace, name, obj, options, self._now())
         )
 
-    async def _patch(self, request: Request, target: Target, form: Form) -> Response:
+    def _patch(self, request: Request, target: Target, form: Form, body: bytes) -> Response:
         namespace, name = _one(target)
         self._require(target, "patch")
         types = (
@@ -276,7 +283,7 @@ class Api:
         )
         media_type = _media_type(request, types)
         try:
-            patch, duplicates = bodies.decode(await _body(request), allow_yaml=media_type == APPLY_PATCH)
+            patch, duplicates = bodies.decode(body, allow_yaml=media_type == APPLY_PATCH)
             if media_type != JSON_PATCH and not isinstance(patch, dict):
                 raise ValueError("json: cannot unmarshal array into Go value of type map[string]interface {}")
         except ValueError as error:
@@ -293,8 +300,8 @@ class Api:
         response = answers.answer(shown, form, code=201 if written.created else 200)
         return answers.warned(response, written.warnings)
 
-    async def _delete(self, request: Request, target: Target, form: Form) -> Response:
-        options = _delete_options(request, await _body(request))
+    def _delete(self, request: Request, target: Target, form: Form, body: bytes) -> Response:
+        options = _delete_options(request, body)
         if target.name is None:
             self._require(target, "deletecollection")
             if target.namespace is None:
@@ -327,13 +334,14 @@ def _options(request: Request, target: Target, kind: str) -> Options:
 
 def _delete_options(request: Request, body: bytes) -> DeleteOptions:
     query = request.query_params
-    given: dict[str, Any] = {}
+    given: Any = {}
     if body.strip():
         try:
-            value, _ = bodies.decode(body, allow_yaml=True)
-            given = value if isinstance(value, dict) else {}
+            given, _ = bodies.decode(body, allow_yaml=True)
         except ValueError as error:
             raise failures.bad_request(f"error decoding DeleteOptions: {error}") from error
+    if not isinstance(given, dict) or not isinstance(given.get("preconditions"), dict | None):
+        raise failures.bad_request("error decoding DeleteOptions: DeleteOptions and preconditions are objects")
     preconditions = given.get("preconditions") or {}
     return DeleteOptions(
         dry_run=requests.dry_run(query, "DeleteOptions") or given.get("dryRun") == ["All"],
@@ -374,6 +382,11 @@ async def _healthy(request: Request) -> Response:
 async def _on_failure(request: Request, error: Exception) -> Response:
     assert isinstance(error, Failure)
     return answers.failed(error)
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    """The error itself is logged by uvicorn."""
+    return answers.failed(failures.internal_error(error))
 
 
 async def _on_nothing(request: Request, error: Exception) -> Response:

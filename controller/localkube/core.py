@@ -37,9 +37,18 @@ def _references(description: str) -> Schema:
     }
 
 
-def base64_text(text: str) -> str:
-    """As secrets carry their data."""
-    return base64.b64encode(text.encode()).decode()
+def with_encoded_text(secret: Object) -> Object:
+    """With `stringData` moved into `data`; a malformed one is left for validation to refuse."""
+    text, data = secret.get("stringData"), secret.get("data") or {}
+    if (
+        not isinstance(text, dict)
+        or not isinstance(data, dict)
+        or not all(isinstance(part, str) for part in text.values())
+    ):
+        return secret
+    encoded = {name: base64.b64encode(part.encode()).decode() for name, part in text.items()}
+    rest = {name: value for name, value in secret.items() if name != "stringData"}
+    return {**rest, "data": {**data, **encoded}}
 
 
 def _data_count(obj: Object, now: datetime) -> int:
@@ -146,12 +155,60 @@ _LEASE = Kind(
     ),
     columns=(NAME, path_column("Holder", ".spec.holderIdentity"), AGE),
 )
+_CRD_VERSION: Schema = {
+    **_object(
+        name={**_STRING, "minLength": 1},
+        served=_BOOLEAN,
+        storage=_BOOLEAN,
+        deprecated=_BOOLEAN,
+        deprecationWarning=_STRING,
+        schema={**_object(openAPIV3Schema=_OPEN), "required": ["openAPIV3Schema"]},
+        subresources=_object(status=_OPEN, scale=_OPEN),
+        additionalPrinterColumns={
+            "type": "array",
+            "items": {
+                **_object(
+                    name=_STRING,
+                    type=_STRING,
+                    jsonPath=_STRING,
+                    format=_STRING,
+                    description=_STRING,
+                    priority=_INTEGER,
+                ),
+                "required": ["jsonPath", "name", "type"],
+            },
+        },
+        selectableFields={"type": "array", "items": {**_object(jsonPath=_STRING), "required": ["jsonPath"]}},
+    ),
+    "required": ["name", "schema", "served", "storage"],
+}
+_CRD_SPEC: Schema = {
+    **_object(
+        group={**_STRING, "minLength": 1},
+        scope={**_STRING, "enum": ["Cluster", "Namespaced"]},
+        names={
+            **_object(
+                plural={**_STRING, "minLength": 1},
+                singular=_STRING,
+                kind={**_STRING, "minLength": 1},
+                listKind=_STRING,
+                shortNames={"type": "array", "items": _STRING},
+                categories={"type": "array", "items": _STRING},
+            ),
+            "required": ["kind", "plural"],
+        },
+        versions={"type": "array", "minItems": 1, "items": _CRD_VERSION},
+        conversion=_OPEN,
+        preserveUnknownFields=_BOOLEAN,
+    ),
+    "required": ["group", "names", "scope", "versions"],
+}
 _CRD = Kind(
     "apiextensions.k8s.io",
     "v1",
     "customresourcedefinitions",
     "CustomResourceDefinition",
-    _kind_schema("Adds a kind of objects to the API.", spec=_OPEN, status=_OPEN),
+    _kind_schema("Adds a kind of objects to the API.", spec=_CRD_SPEC, status=_OPEN),
     namespaced=False,
     short_names=("crd", "crds"),
     categories=("api-extensions",),

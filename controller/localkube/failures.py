@@ -147,5 +147,9 @@ def invalid(group: str, kind: str, name: str, causes: Sequence[Cause]) -> Failur
     return Failure(422, "Invalid", message, _details(name, group, kind, causes=listed))
 
 
+def internal_error(error: Exception) -> Failure:
+    return Failure(500, "InternalError", f"Internal error occurred: {type(error).__name__}: {error}", {})
+
+
 def unprocessable() -> Failure:
     return Failure(422, "Invalid", "the server rejected our request due to an error in our request", {})

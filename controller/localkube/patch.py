@@ -48,6 +48,14 @@ def merge_patch(value: Any, patch: Any) -> Any:
     return result
 
 
+def strategic_patch(obj: Object, patch: Any, schema: Schema) -> Any:
+    """A strategic merge patch of a whole object. Raises Failure 400 for a malformed directive."""
+    try:
+        return strategic_merge(obj, patch, schema)
+    except (TypeError, AttributeError, LookupError) as error:
+        raise failures.bad_request(f"error decoding patch: malformed directive: {error}") from error
+
+
 def strategic_merge(value: Any, patch: Any, schema: Schema) -> Any:
     """Merge patch that merges lists which have keys.
 

@@ -50,6 +50,8 @@ class Registry:
             if store.get(("", "namespaces"), ("", name)) is None:
                 namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
                 self.create(namespaces, "", namespace, self._system, now)
+        for left in store.objects(namespaces.resource):
+            self._finish_namespace(left["metadata"]["name"])
 
     def install(self, crd: Object, now: datetime) -> None:
         """Creates the CustomResourceDefinition, or brings it up to date. Raises Failure 422 if it cannot be served."""
@@ -81,7 +83,7 @@ class Registry:
         admission.check_type(kind, obj)
         if kind.namespaced:
             self._check_namespace(kind, namespace, obj)
-        admitted = admission.creation(kind, namespace, self._completed(kind, obj, now), options, now)
+        admitted = admission.creation(kind, namespace, self._completed(kind, obj), options, now)
         new = events.to_storage(kind, admitted.object)
         name = new["metadata"]["name"]
         existing = self.store.get(kind.resource, (namespace, name))
@@ -90,23 +92,19 @@ class Registry:
             raise failures.already_exists(kind.group, kind.plural, name, being_deleted=gone)
         if kind.resource == crds.RESOURCE:
             self._serve(new, None, options)
+            new = crds.established(new, now)
         if not options.dry_run:
             new = self.store.put(kind.resource, new)
             if kind.plural == "events":
                 self._forget_old_events(now)
         return Written(events.from_storage(kind, new), created=True, warnings=admitted.warnings)
 
-    def _completed(self, kind: Kind, obj: Object, now: datetime) -> Object:
+    def _completed(self, kind: Kind, obj: Object) -> Object:
         """With what the server itself puts into a kind's objects."""
         if kind.plural == "namespaces":
             return {**obj, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}}
-        if kind.plural == "secrets" and obj.get("stringData"):
-            encoded = {name: core.base64_text(value) for name, value in obj["stringData"].items()}
-            rest = {name: value for name, value in obj.items() if name != "stringData"}
-            return {**rest, "data": {**(obj.get("data") or {}), **encoded}}
-        if kind.resource == crds.RESOURCE:
-            kinds.from_crd({"metadata": {}, **obj})  # refuses what cannot be served, before anything looks into it
-            return crds.established(obj, now)
+        if kind.plural == "secrets":
+            return core.with_encoded_text(obj)
         return obj
 
     def _check_namespace(self, kind: Kind, namespace: str, obj: Object) -> None:
@@ -156,7 +154,7 @@ class Registry:
         if media_type == JSON_PATCH:
             patched = patch.json_patch(shown, body)
         elif media_type == STRATEGIC_PATCH:
-            patched = patch.strategic_merge(shown, body, kind.schema)
+            patched = patch.strategic_patch(shown, body, kind.schema)
         else:
             patched = patch.merge_patch(shown, body)
         if not isinstance(patched, dict):
@@ -175,7 +173,7 @@ class Registry:
     def _apply(self, kind: Kind, namespace: str, name: str, config: Object, options: Options, now: datetime) -> Written:
         metadata = config.get("metadata") or {}
         if config.get("apiVersion") != kind.api_version or config.get("kind") != kind.kind:
-            group, _, version = config.get("apiVersion", "").rpartition("/")
+            group, _, version = str(config.get("apiVersion", "")).rpartition("/")
             raise failures.bad_request(f"invalid object type: {group}/{version}, Kind={config.get('kind', '')}")
         admission.check_type(kind, config)
         if metadata.get("managedFields"):
@@ -218,8 +216,8 @@ class Registry:
         version = (obj.get("metadata") or {}).get("resourceVersion") or old_meta["resourceVersion"]
         if version != old_meta["resourceVersion"]:
             raise failures.modified(kind.group, kind.plural, old_meta["name"])
-        if kind.plural in ("secrets", *crds.RESOURCE[1:]):
-            obj = self._completed(kind, obj, now) if not options.subresource else obj
+        if kind.plural == "secrets":
+            obj = self._completed(kind, obj)
         before = events.from_storage(kind, old)
         admitted = admission.update(kind, before, obj, options, now)
         new = events.to_storage(kind, admitted.object)

@@ -10,15 +10,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from controller.localkube import FolderInUseError, LocalKube
 from controller.localkube.failures import Failure
 from controller.localkube.values import clone
-from tests.localkube.servers import CRD, Server, Widgets, ok, refused, widget
+from tests.localkube.servers import API_VERSION, APPLY, CRD, MERGE, STRATEGIC, Server, Widgets, ok, refused, widget
 
 
 @contextmanager
@@ -167,6 +170,42 @@ def test_numbers_and_text_that_json_cannot_carry_are_not_stored(embedded: Server
     lone = widget("lone", {"size": 6, "free": {"a": "\ud800"}})
     assert ok(embedded.call("POST", path, lone), 201)["spec"]["free"] == {"a": "\ufffd"}
     ok(embedded.call("DELETE", f"{path}/lone"))
+
+
+ODD = st.sampled_from(
+    [None, True, -1, 1.5, 2**70, "", "x", "2026-01-01T00:00:00Z", "é", [], {}, [None], [[]], {"": ""}, {"a": {}}]
+)
+FIELDS = ("size", "env", "tags", "labels", "limits", "when", "free", "name", "apiVersion", "kind", "metadata", "spec")
+META = ("name", "labels", "annotations", "finalizers", "ownerReferences", "managedFields", "resourceVersion", "uid")
+HOSTILE = st.fixed_dictionaries(
+    {"apiVersion": st.just(API_VERSION) | ODD, "kind": st.just("Widget") | ODD},
+    optional={
+        "metadata": ODD | st.dictionaries(st.sampled_from(META), ODD | st.lists(ODD, max_size=2), max_size=4),
+        "spec": ODD | st.dictionaries(st.sampled_from(FIELDS), ODD | st.lists(ODD, max_size=2), max_size=4),
+        "status": ODD,
+        "$patch": ODD,
+        "$retainKeys": ODD,
+        "$setElementOrder/spec": ODD,
+        "$deleteFromPrimitiveList/spec": ODD,
+    },
+)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    HOSTILE,
+    st.sampled_from(["POST", "PUT", "DELETE", MERGE, APPLY, STRATEGIC]),
+    st.sampled_from(["widgets", "secrets"]),
+)
+def test_no_body_makes_the_server_fail(embedded: Server, body: dict[str, Any], how: str, plural: str) -> None:
+    root = f"/apis/{API_VERSION}" if plural == "widgets" else "/api/v1"
+    path = f"{root}/namespaces/default/{plural}"
+    method = how if how.isupper() else "PATCH"
+    place = path if method == "POST" else f"{path}/hostile"
+    answer = embedded.call(method, f"{place}?fieldManager=x", body, how if method == "PATCH" else "application/json")
+    # Two refusals of the real server are 500s, too; see the contract.
+    known = ("resourceVersion should not be set", "failed to create typed patch object")
+    assert answer.status_code < 500 or answer.json()["message"].startswith(known), answer.text
 
 
 def test_two_hundred_objects_at_once_are_quickly_written_and_seen(tmp_path: Path) -> None:
