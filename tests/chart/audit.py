@@ -40,7 +40,7 @@ class Audited:
         """Those of one user."""
         for line in self.log.read_text().splitlines():
             event = json.loads(line)
-            if event["user"]["username"] == user:
+            if event["user"].get("username") == user:
                 yield event
 
     def uses(self, user: str) -> set[Use]:

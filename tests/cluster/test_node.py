@@ -6,7 +6,6 @@ from pathlib import Path
 
 import docker
 import pytest
-import yaml
 
 from tests.chart.release import Helm, values
 from tests.cluster.node import Node
@@ -110,9 +109,6 @@ def test_uninstalling_leaves_no_sandbox_no_container_and_no_finalizer(node: Node
     release("uninstall", RELEASE, "--timeout=120s", seconds=180)
     assert not node.get("sandboxes", "--all-namespaces")["items"]
     assert not containers()
-    left = node.get(
-        "all,configmap,secret,role,rolebinding,job",
-        f"--namespace={NAMESPACE}",
-        "--selector=app.kubernetes.io/instance=box",
-    )
-    assert not left["items"], yaml.safe_dump(left)
+    kinds, mine = "all,configmap,secret,role,rolebinding,job", "--selector=app.kubernetes.io/instance=box"
+    until("all of the release is gone", lambda: not node.get(kinds, f"--namespace={NAMESPACE}", mine)["items"], 60)
+    assert node.get("crd", "sandboxes.agent-platform.dev"), "it would take with it what others have"
