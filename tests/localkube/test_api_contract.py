@@ -857,14 +857,14 @@ def test_strategic_patches_merge_keyed_lists(widgets: Widgets) -> None:
     change = {"metadata": {"finalizers": ["d.e/f"]}, "secrets": [{"name": "b"}]}
     patched = ok(widgets.server.call("PATCH", path, change, STRATEGIC))
     assert set(patched["metadata"]["finalizers"]) == {"a.b/c", "d.e/f"}
-    assert {item["name"] for item in patched["secrets"]} == {"a", "b"}
+    assert {"a", "b"} <= {item["name"] for item in patched["secrets"]}  # a real cluster adds a token
     change = {
         "metadata": {"$deleteFromPrimitiveList/finalizers": ["d.e/f", "a.b/c"]},
         "secrets": [{"$patch": "delete", "name": "a"}],
     }
     patched = ok(widgets.server.call("PATCH", path, change, STRATEGIC))
     assert "finalizers" not in patched["metadata"]
-    assert patched["secrets"] == [{"name": "b"}]
+    assert {"name": "b"} in patched["secrets"] and {"name": "a"} not in patched["secrets"]
 
 
 def test_events_are_seen_through_both_groups(widgets: Widgets) -> None:
