@@ -340,14 +340,18 @@ class Reconciler:
     def _tell(self, life: Life, sandbox: Sandbox, status: Mapping[str, Any], now: datetime) -> None:
         """Metrics and Events of a change; `sandbox` is as it was before."""
         before, phase = sandbox.status.get("phase"), status["phase"]
-        if phase == Phase.RUNNING and before != phase and sandbox.backend:
+        if phase == Phase.RUNNING and not sandbox.status.get("startedAt") and sandbox.backend:
             self._stage(life, sandbox.backend, "total")
         if phase in TERMINAL and before not in TERMINAL:
             reason = status["result"]["reason"]
             self._metrics.results.labels(sandbox.backend or "none", reason).inc()
-            ready = next(c for c in status["conditions"] if c["type"] == "Finished")
             kind = "Normal" if phase == Phase.SUCCEEDED else "Warning"
-            self._events.record(sandbox, kind, ready["reason"], ready["message"], now)
+            self._events.record(sandbox, kind, *_said(status, "Finished"), now)
+        elif phase == Phase.UNKNOWN and before != phase:
+            self._events.record(sandbox, "Warning", *_said(status, "Ready"), now)
+        elif before == Phase.UNKNOWN and phase in (Phase.RUNNING, Phase.SUSPENDED):
+            message = f"{sandbox.backend} answers again, and the sandbox has lived on"
+            self._events.record(sandbox, "Normal", "BackendBack", message, now)
 
     def _stage(self, life: Life, backend: str, stage: str) -> None:
         self._metrics.stage.labels(backend, stage).observe((self._clock() - life.seen_at).total_seconds())
@@ -356,6 +360,12 @@ class Reconciler:
 def _version(sandbox: Sandbox) -> int:
     """Resource versions are compared as numbers, as Kubernetes allows since 1.35 and etcd always did."""
     return int(sandbox.resource_version) if sandbox.resource_version.isdigit() else 0
+
+
+def _said(status: Mapping[str, Any], kind: str) -> tuple[str, str]:
+    """Reason and message of a condition."""
+    said = next(each for each in status["conditions"] if each["type"] == kind)
+    return said["reason"], said["message"]
 
 
 def _is_final(sandbox: Sandbox) -> bool:
