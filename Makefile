@@ -5,7 +5,7 @@ IMAGE ?= agent-sandbox:latest
 CONTROLLER_IMAGE ?= sandbox-controller:latest
 PYTEST := $(BIN)/pytest
 
-.PHONY: demo dev test test-long test-cluster lint image controller-image bench lock clean
+.PHONY: demo dev test test-long test-cluster lint image controller-image helm bench lock clean
 
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -m venv .venv >/dev/null 2>&1 || { rm -rf .venv; \
@@ -32,6 +32,9 @@ image: ## the sandbox image, agent-sandbox:latest
 controller-image: .venv/ready ## the controller's image, sandbox-controller:latest
 	./build-image $(CONTROLLER_IMAGE)
 
+helm: .venv/ready ## the Helm programs for the tests, build/tools/helm3 and build/tools/helm4
+	tests/chart/get-helm
+
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,7 +47,7 @@ test: .venv/ready ## everything but what takes minutes
 test-long: .venv/ready ## storms and kills: minutes
 	$(PYTEST) -m long --timeout 900
 
-test-cluster: .venv/ready ## the chart on a real cluster with a node
+test-cluster: .venv/ready helm controller-image ## the chart on a real cluster with a node
 	$(PYTEST) -m cluster --timeout 900
 
 clean:
