@@ -19,7 +19,7 @@ import uvicorn
 import yaml
 
 from controller.localkube import core, reviews
-from controller.localkube.app import Api
+from controller.localkube.app import app
 from controller.localkube.journal import FolderInUseError, SqliteJournal
 from controller.localkube.kinds import Kinds
 from controller.localkube.registry import Registry
@@ -70,7 +70,7 @@ class LocalKube:
         listener.listen(128)
         watches = Watches(self._store)
         config = uvicorn.Config(
-            Api(self._registry, watches).app(),
+            app(self._registry, watches),
             http="h11",
             loop="asyncio",
             lifespan="off",

@@ -8,7 +8,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from controller.localkube import bodies
 from controller.localkube.failures import Failure
-from controller.localkube.requests import Form
+from controller.localkube.forms import Form
 from controller.localkube.store import Object
 
 MAX_WARNING_BYTES = 4096
@@ -16,7 +16,7 @@ MAX_WARNING_BYTES = 4096
 
 
 def answer(value: Any, form: Form | None = None, code: int = 200, media_type: str = "application/json") -> Response:
-    if form and form.is_yaml:
+    if form and form.media_type == "application/yaml":
         return Response(bodies.encode_yaml(value), code, media_type=form.media_type)
     return Response(bodies.encode(value), code, media_type=media_type)
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from controller.localkube import failures
 from controller.localkube.kinds import Kind, Kinds
 
-ACCEPTED = ("application/json", "application/yaml")
-
 
 @dataclass(frozen=True)
 class Target:
@@ -41,34 +39,6 @@ def _target(kind: Kind, namespace: str | None, rest: list[str]) -> Target:
     if below and not (below == ["status"] and kind.has_status):
         raise failures.not_found(kind.group, kind.plural, name)
     return Target(kind, namespace, name or None, below[0] if below else "")
-
-
-@dataclass(frozen=True)
-class Form:
-    """How the answer is to look."""
-
-    media_type: str = "application/json"
-    transform: str = ""
-    """`Table`, `PartialObjectMetadata` or "": the objects themselves."""
-
-    @property
-    def is_yaml(self) -> bool:
-        return self.media_type == "application/yaml"
-
-
-def form(accept: str) -> Form:
-    """The first of the wanted forms that there is. Raises Failure 406."""
-    for wanted in (accept or "*/*").split(","):
-        media_type, *parameters = (part.strip() for part in wanted.split(";"))
-        given = dict(parameter.partition("=")[::2] for parameter in parameters)
-        transform = given.get("as", "").removesuffix("List")
-        if transform and (transform not in ("Table", "PartialObjectMetadata") or given.get("v", "v1") != "v1"):
-            continue
-        if media_type in ("*/*", "application/*"):
-            return Form(transform=transform)
-        if media_type in ACCEPTED:
-            return Form(media_type, transform)
-    raise failures.not_acceptable(ACCEPTED)
 
 
 def flag(query: Mapping[str, str], name: str) -> bool:
