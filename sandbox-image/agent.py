@@ -70,8 +70,10 @@ import ctypes
 import errno
 import io
 import json
+import marshal
 import os
 import re
+import select
 import selectors
 import signal
 import socket
@@ -113,6 +115,9 @@ HELLO, REQUEST, PART, DATA, EOF, CREDIT, STARTED, STDOUT, STDERR, RESULT, ERROR,
 LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 37, 38
 LAUNCHER_FD = 3
+# Variables that an interpreter reads only when it starts, so that a warm one will not do.
+INTERPRETER_VARIABLE = re.compile("PYTHON(?!PATH$|UNBUFFERED$|DONTWRITEBYTECODE$|_)").match
+# Between the agent and its own processes jobs and reports are marshalled: they are of one version, and trust each other.
 
 
 class Refusal(Exception):
@@ -222,15 +227,33 @@ def resident_bytes(pids):
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def kernel_oom_kills():
-    """How many processes of this container the kernel has killed for memory; 0 where it does not say."""
-    for path in ("/sys/fs/cgroup/memory/memory.oom_control", "/sys/fs/cgroup/memory.events"):
-        try:
-            with open(path) as file:
-                return sum(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
-        except (OSError, ValueError):
-            pass
-    return 0
+class OomKills:
+    """How many processes of this container the kernel has killed for memory."""
+
+    def __init__(self):
+        self.file = None
+        for path in ("/sys/fs/cgroup/memory/memory.oom_control", "/sys/fs/cgroup/memory.events"):
+            if os.getpid() == 1 and os.path.exists(path):
+                self.file = os.open(path, os.O_RDONLY)
+
+    def count(self):
+        """0 where the kernel does not say."""
+        if self.file is None:
+            return 0
+        return sum(int(line[9:]) for line in os.pread(self.file, 4096, 0).splitlines() if line.startswith(b"oom_kill "))
+
+
+def memory_file(job):
+    """Returns a descriptor of an anonymous file that holds a job, which may be long."""
+    descriptor = os.memfd_create("job")
+    data = memoryview(marshal.dumps(job))
+    while data:
+        data = data[os.write(descriptor, data) :]
+    return descriptor
+
+
+def read_memory_file(descriptor):
+    return marshal.loads(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -242,14 +265,14 @@ def launcher():
 
     Returns only in a program's process, with the function that runs it, so that no frame of ours is below it but main.
     """
-    import atexit, builtins, gc, linecache, resource, select, threading, traceback, types  # noqa: E401,F401  warm
+    import gc
+    import resource
 
     LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps supervisors
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0o022)
-    exec(compile("print(end='')", "<warm>", "exec"), {})  # what the compiler makes once, programs share
+    become_python()
     requests = socket.socket(fileno=LAUNCHER_FD)
     gc.collect()
     gc.freeze()
@@ -261,7 +284,7 @@ def launcher():
         try:
             pid = os.fork()
         except OSError as error:
-            control.send(json.dumps({"error": f"no process could be started: {error.strerror}"}).encode())
+            control.send(marshal.dumps({"error": f"no process could be started: {error.strerror}"}))
             pid = -1
         if pid == 0:
             requests.close()
@@ -274,22 +297,13 @@ def supervise(control):
 
     Messages from the agent: `run N` with the descriptors stdin, stdout, stderr, job and, for a context, work; `end N`.
     """
-    import select
-
     become_subreaper()
-    wakeup, wake = os.pipe()
-    os.set_blocking(wakeup, False)
-    os.set_blocking(wake, False)
-    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    ready = select.poll()
-    ready.register(control, select.POLLIN)
-    ready.register(wakeup, select.POLLIN)
-    control.send(json.dumps({"pid": os.getpid()}).encode())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    control.send(marshal.dumps({"pid": os.getpid()}))
     while True:
         seat, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            program = os.fork()  # ahead of its job: half of the time that an execution takes
+            program = os.fork()  # ahead of its job: that takes half of the time of an execution
         except OSError:
             program = None
         if program == 0:
@@ -302,23 +316,23 @@ def supervise(control):
             message, descriptors, _, _ = socket.recv_fds(control, 64, 8, socket.MSG_CMSG_CLOEXEC)
         if not message:
             os._exit(0)
-        control.send(json.dumps({"began": True}).encode())
+        control.send(marshal.dumps({"began": True}))
         try:
             socket.send_fds(seat, [message], descriptors)
         except OSError:
             report = {"error": "no process could be started: the sandbox has as many as it may have"}
         else:
-            report = supervise_one(program, ready, control, wakeup, b"end" + message[3:])
+            report = supervise_one(program, control, b"end" + message[3:])
         seat.close()
         for descriptor in descriptors:
             os.close(descriptor)
         try:
-            control.send(json.dumps(report).encode())
+            control.send(marshal.dumps(report))
         except OSError:  # the agent is gone, nobody wants to know
             os._exit(0)
 
 
-def supervise_one(program, ready, control, wakeup, end_message):
+def supervise_one(program, control, end_message):
     """Wait for a program, end it when asked to, end what it leaves. Returns the report."""
     report = {"status": None, "peak_memory": 0, "cpu_seconds": 0.0}
 
@@ -336,15 +350,19 @@ def supervise_one(program, ready, control, wakeup, end_message):
             report["peak_memory"] = max(report["peak_memory"], usage.ru_maxrss * 1024)
             report["cpu_seconds"] += usage.ru_utime + usage.ru_stime
 
+    ready = select.poll()
+    ready.register(control, select.POLLIN)
+    milliseconds = None
+    try:
+        end = os.pidfd_open(program)
+        ready.register(end, select.POLLIN)
+    except (OSError, AttributeError):  # gVisor of 2022, Linux before 5.3
+        end, milliseconds = None, 5
     while reap() and report["status"] is None:
-        if control.fileno() in dict(ready.poll()):
-            message = control.recv(64)
-            if message in (end_message, b""):  # b"": the agent is gone
-                break
-        try:
-            os.read(wakeup, 4096)
-        except BlockingIOError:
-            pass
+        if control.fileno() in dict(ready.poll(milliseconds)) and control.recv(64) in (end_message, b""):
+            break  # b"": the agent is gone
+    if end is not None:
+        os.close(end)
     end_children(0.9, reap)
     if report["status"] is None:
         report["status"] = int(signal.SIGKILL)
@@ -353,13 +371,9 @@ def supervise_one(program, ready, control, wakeup, end_message):
 
 def await_job(seat):
     """In the next program's process: get ready, wait for the job, become the program."""
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     os.setsid()
     os.nice(NICE)
-    exec(compile("pass", "<warm>", "exec"), {})  # have pages copied now
     message, descriptors, _, _ = socket.recv_fds(seat, 64, 8, socket.MSG_CMSG_CLOEXEC)
     if not message:
         os._exit(0)
@@ -369,10 +383,7 @@ def await_job(seat):
 
 def become_program(stdin, stdout, stderr, job_descriptor, work=-1):
     """Make this process the program's own. Executes it, or returns a function that runs it in this interpreter."""
-    import resource
-
-    with open(job_descriptor, "rb", closefd=False) as file:
-        job = json.load(file)
+    job = read_memory_file(job_descriptor)
     LIBC.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
     for target, descriptor in enumerate((stdin, stdout, stderr)):
         os.dup2(descriptor, target)
@@ -380,26 +391,35 @@ def become_program(stdin, stdout, stderr, job_descriptor, work=-1):
         os.dup2(work, 3, inheritable=False)
     os.closerange(4 if work >= 0 else 3, 256)
     try:  # the kernel takes a program before the agent when memory runs out
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("500")
+        descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(descriptor, b"500")
+        os.close(descriptor)
     except OSError:  # not to be had everywhere, and only a hint
         pass
-    for name, value in job.get("limits", {}).items():
-        _, hard = resource.getrlimit(getattr(resource, name))
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(getattr(resource, name), (value, value))
-    os.environ.update(job["env"])
+    if job["limits"]:
+        set_limits(job["limits"])
     try:
+        if job["env"]:
+            os.environ.update(job["env"])
         os.chdir(job["cwd"])
         if job["kind"] == "context":
             return lambda: serve_context(3)
-        if job["kind"] == "python" and not python_variables(os.environ):
+        if job["kind"] == "python" and job["warm"]:
             return lambda: run_python(job["code"])
         replace_process(job)
     except OSError as error:
         what = job["argv"][0] if job["kind"] == "command" and error.filename != job["cwd"] else error.filename or job["kind"]
         os.write(2, f"{what}: {error.strerror}\n".encode("utf-8", "surrogateescape"))
         os._exit(127 if error.errno == errno.ENOENT else 126)
+
+
+def set_limits(limits):
+    import resource
+
+    for name, value in limits.items():
+        _, hard = resource.getrlimit(getattr(resource, name))
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(getattr(resource, name), (value, value))
 
 
 def replace_process(job):
@@ -422,33 +442,35 @@ def replace_process(job):
     os.execvp(argv[0], argv)
 
 
-def python_variables(environment):
-    """Whether it has variables that an interpreter reads when it starts, so that a warm one will not do."""
-    honoured = ("PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")
-    return any(name.startswith("PYTHON") and name[6:7] != "_" and name not in honoured for name in environment)
+def become_python():
+    """Make this process look as if it was started by `python3 -c`: programs are forked from it, ready to run.
 
-
-def prepare_python():
-    """Make this fork of the launcher look as if it was started by `python3 -c`. Returns the namespace of __main__."""
-    import builtins
-    import types
+    What they will use is used once, so that they share it.
+    """
+    import atexit, builtins, gc, linecache, resource, threading, traceback, types  # noqa: E401,F401
 
     main = types.ModuleType("__main__")
     main.__dict__.update(__builtins__=builtins, __annotations__={})
     sys.modules["__main__"] = main
     sys.argv[:] = ["-c"]
+    sys.path.insert(0, "")
+    sys.stdout.reconfigure(line_buffering=True)  # else a deadline would take the output with it
+    run_code("print(end='')", "<string>", {})
+
+
+def follow_environment():
+    """What `python3` takes from the environment when it starts, as far as a warm one can."""
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
-    sys.path[0:0] = ["", *filter(None, os.environ.get("PYTHONPATH", "").split(":"))]
-    own_packages = os.path.expanduser("~/.local/lib/python{}.{}/site-packages".format(*sys.version_info))
+    if "PYTHONPATH" in os.environ:
+        sys.path[1:1] = filter(None, os.environ["PYTHONPATH"].split(":"))
+    version = ".".join(map(str, sys.version_info[:2]))
+    own_packages = os.path.expanduser(f"~/.local/lib/python{version}/site-packages")
     if os.path.isdir(own_packages):
         import site
 
         site.addsitedir(own_packages)
     if "TZ" in os.environ:
         time.tzset()
-    sys.stdout.reconfigure(line_buffering=True)  # else a deadline would take the output with it
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    return main.__dict__
 
 
 def run_code(code, filename, namespace):
@@ -492,7 +514,8 @@ def run_python(code):
     import gc
     import threading
 
-    namespace = prepare_python()
+    follow_environment()
+    namespace = sys.modules["__main__"].__dict__
     exit_code = run_code(code, "<string>", namespace)
     threading._shutdown()
     atexit._run_exitfuncs()
@@ -513,16 +536,17 @@ def serve_context(work_descriptor):
     import resource
 
     work = socket.socket(fileno=work_descriptor)
-    namespace = prepare_python()
+    follow_environment()
+    namespace = sys.modules["__main__"].__dict__
     number = 0
     while True:
         message, descriptors, _, _ = socket.recv_fds(work, 16, 8, socket.MSG_CMSG_CLOEXEC)
         if not message:
             os._exit(0)
-        with open(descriptors[3], "rb") as file:
-            job = json.load(file)
+        job = read_memory_file(descriptors[3])
         for target, descriptor in enumerate(descriptors[:3]):
             os.dup2(descriptor, target)
+        for descriptor in descriptors:
             os.close(descriptor)
         before = time.process_time()
         number += 1
@@ -733,7 +757,7 @@ class Supervisor:
             return
         except ConnectionError:
             message = b""
-        news = json.loads(message) if message else {}
+        news = marshal.loads(message) if message else {}
         if "pid" in news:
             self.pid = news["pid"]
         elif "began" in news:
@@ -781,15 +805,6 @@ class Supervisor:
             self.control.close()  # then it ends itself
         if self.idle:
             self.agent.supervisors.discard(self)
-
-
-def memory_file(document):
-    """Returns a descriptor of an anonymous file that holds a JSON document."""
-    descriptor = os.memfd_create("job")
-    with open(descriptor, "wb", closefd=False) as file:
-        file.write(json.dumps(document).encode())
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
 
 
 class Output:
@@ -1001,12 +1016,13 @@ class Execution:
         self.result = self.ending = self.refusal = None
         self.started_at, self.started = time.time(), time.monotonic()
         self.seconds, self.deadline = request["deadline"], None
-        self.oom_kills = kernel_oom_kills()
+        self.oom_kills = agent.oom_kills.count()
         self.context = self.supervisor = None
         self.stdin = Input(agent)
         self.output = {}
         job = {key: request[key] for key in ("kind", "argv", "code", "env", "cwd")}
         job["limits"] = agent.rlimits
+        job["warm"] = not any(map(INTERPRETER_VARIABLE, [*os.environ, *job["env"]]))
         try:
             for kind, sink in zip((STDOUT, STDERR), sinks):
                 self.output[kind] = Output(agent, request["output_limit"], sink)
@@ -1057,7 +1073,7 @@ class Execution:
         reason, message = self.ending, None
         if reason is None:
             reason = "Error" if exit_code else "Completed"
-            if exit_code == 128 + signal.SIGKILL and kernel_oom_kills() > self.oom_kills:
+            if exit_code == 128 + signal.SIGKILL and self.agent.oom_kills.count() > self.oom_kills:
                 reason = "OOMKilled"
             elif report is None:
                 message = "its supervisor was ended from within the sandbox"
@@ -1509,6 +1525,7 @@ class Agent:
         self.active_at = self.watched_at = time.monotonic()
         self.stopping = False
         self.null = os.open(os.devnull, os.O_RDWR)
+        self.oom_kills = OomKills()
         LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
         LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         self.subreaper = become_subreaper()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.agent.conftest import RunningAgent, processes_with
-from tests.agent.peer import AgentRefused, Peer
+from tests.agent.peer import EOF, AgentRefused, Peer
 
 HIDE = {
     "setsid": "setsid sleep {0} & sleep {0}",
@@ -141,11 +141,12 @@ def test_a_program_that_stops_all_it_can_is_ended_at_its_deadline(container_agen
 
 def test_orphans_of_a_killed_supervisor_are_ended_and_no_others(peer: Peer) -> None:
     mark, other_mark = marker(), marker()
-    other = peer.start("bash", code=f"(setsid sleep {other_mark} &); sleep 0.8; echo end")
+    other = peer.start("bash", code=f"(setsid sleep {other_mark} &); read line; echo end", stdin=True)
     peer.wait(lambda: processes_with(other_mark) or peer.read_once(0.01))
     peer.bash(f"(setsid sleep {mark} &); (setsid setsid sleep {mark} &); kill -KILL $PPID; sleep 5")
     assert gone_within(1, mark)
     assert processes_with(other_mark)
+    peer.send(EOF, other)
     assert peer.finish(other).stdout == b"end\n"
     assert gone_within(1, other_mark)
 

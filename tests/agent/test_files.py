@@ -144,7 +144,9 @@ def test_a_listing_copes_with_a_workspace_that_changes_and_with_any_name(peer: P
     churn = "while :; do mkdir -p churn/a/b; touch churn/a/b/c; rm -r churn; done"
     peer.started(peer.start("bash", code=churn, id=f"churn{time.monotonic()}", deadline=3))
     peer.python("import os\nos.makedirs(b'odd/\\xff\\xfe'); open(b'odd/\\xff\\xfe/\\xff', 'w').close()")
-    peer.python("import os\nfor i in range(60):\n  os.mkdir('d' * 200); os.chdir('d' * 200)\nopen('deepest', 'w').close()")
+    peer.python(
+        "import os\nfor i in range(60):\n  os.mkdir('d' * 200); os.chdir('d' * 200)\nopen('deepest', 'w').close()"
+    )
     for _ in range(50):
         assert "odd/\ufffd\ufffd/\ufffd" in listing(peer)
 
