@@ -129,6 +129,8 @@ class DockerBackend:
         self._modes: dict[str, str] = {}
         """uid -> mode of its running container, as last seen."""
         self._starts = asyncio.Semaphore(settings.start_concurrency)
+        self._awaited: set[asyncio.Future[Any]] = set()
+        """Answers of the daemon that somebody waits for."""
         self._node = ""
         """The daemon's name for its machine, as it last told."""
 
@@ -145,20 +147,39 @@ class DockerBackend:
     async def _call(
         self, lane: str, what: str, act: Callable[[docker.APIClient], T], deadline: float = CALL_DEADLINE
     ) -> T:
-        """Run `act` in a thread of `lane`, its errors as the port's, for `deadline` seconds at most."""
+        """Run `act` in a thread of `lane`, its errors as the port's, for `deadline` seconds at most.
+
+        Once a probe has found the daemon silent, nobody waits for it any longer: the thread ends by its own timeout.
+        """
 
         def work() -> T:
             client = self._api()
             with translated(what):
                 return act(client)
 
+        answer = asyncio.get_running_loop().run_in_executor(self._lanes[lane], work)
+        self._awaited.add(answer)
         try:
             async with asyncio.timeout(deadline):
-                return await asyncio.get_running_loop().run_in_executor(self._lanes[lane], work)
+                return await answer
         except TimeoutError:
             raise Unavailable(f"{what}: Docker gave no answer for {deadline:g} s", "DockerUnavailable") from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise  # it is the caller who is cancelled, not the answer
+            raise Unavailable(f"{what}: Docker does not answer", "DockerUnavailable") from None
+        finally:
+            self._awaited.discard(answer)
 
     async def probe(self) -> Health:
+        health = await self._probe()
+        if not health.available:
+            for answer in list(self._awaited):
+                answer.cancel()
+        return health
+
+    async def _probe(self) -> Health:
         timeout = self._settings.docker_connection_timeout
 
         def look() -> Health:

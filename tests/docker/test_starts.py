@@ -66,16 +66,23 @@ async def test_what_the_daemon_does_not_have_is_refused_by_name(
     assert containers(docker_client, wanted.uid) == []
 
 
+@pytest.fixture
+def broken_image(docker_client: docker.DockerClient, sandbox_image: str) -> Iterator[str]:
+    """One whose agent is not where it says."""
+    container = docker_client.containers.create(sandbox_image)
+    image = container.commit("agent-sandbox-test", "broken", changes='ENTRYPOINT []\nCMD ["/no/such/agent"]')
+    container.remove()
+    yield "agent-sandbox-test:broken"
+    docker_client.images.remove(image.id, force=True)
+
+
 async def test_a_start_that_fails_leaves_nothing_behind(
-    backend: DockerBackend, docker_client: docker.DockerClient, tmp_path: Path
+    backend: DockerBackend, docker_client: docker.DockerClient, broken_image: str
 ) -> None:
-    wanted = sandbox(run={"command": ("/no/such/program",)})
-    try:
-        seen = await backend.start(wanted)
-    except Refused:
-        assert containers(docker_client, wanted.uid) == []
-    else:
-        assert seen.state is RunState.EXITED and seen.exit_code not in (0, None)
+    wanted = sandbox(image=broken_image)
+    with pytest.raises(Refused, match="/no/such/agent"):
+        await backend.start(wanted)
+    assert containers(docker_client, wanted.uid) == []
 
 
 async def test_a_folder_that_vanished_before_the_start_leaves_nothing_behind(
@@ -142,6 +149,24 @@ async def test_a_daemon_that_hangs_is_told_within_the_connection_timeout(
         health = await impatient.probe()
         assert (health.available, health.status) == (False, "timeout")
         assert time.monotonic() - began < 3
+    proxy.recover()
+    await until("it answers again", lambda: _answers(impatient))
+
+
+async def test_nobody_waits_longer_for_a_daemon_that_was_found_silent(
+    proxy: DaemonProxy, backend: DockerBackend, open_backend: Opened
+) -> None:
+    impatient = open_backend(docker_connection_timeout=0.5)
+    assert await impatient.observe("nobody") is None
+    proxy.hang()
+    looks = [asyncio.create_task(impatient.observe("nobody")) for _ in range(20)]
+    await asyncio.sleep(0)  # so that they have begun
+    began = time.monotonic()
+    await impatient.probe()
+    for look in looks:
+        with pytest.raises(Unavailable, match="does not answer"):
+            await look
+    assert time.monotonic() - began < 5
     proxy.recover()
     await until("it answers again", lambda: _answers(impatient))
 
