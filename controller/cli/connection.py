@@ -1,6 +1,7 @@
 """Where the API is, as whom to speak to it, and which namespace is meant: from options, environment and kubeconfig."""
 
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ class Connection:
     @asynccontextmanager
     async def client(self) -> "AsyncIterator[ApiClient]":
         """A client of the API, whose errors become a Failure."""
+        sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # its own CLI, half of its import's time
         from controller.client import ApiClient, ApiError
 
         try:

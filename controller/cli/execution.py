@@ -28,6 +28,8 @@ INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
 TERMINATED = 143
 """128 + SIGTERM."""
+PIPE_CLOSED = 141
+"""128 + SIGPIPE."""
 CANCEL_SECONDS = 5.0
 """For the sandbox to end an interrupted program."""
 STDIN_LIMIT = 12 * 2**20
@@ -169,6 +171,10 @@ async def execute(client: "ApiClient", sandbox_id: str, body: dict[str, Any], ou
     except asyncio.CancelledError:
         await _cancel(client, sandbox_id, key)
         raise
+    except BrokenPipeError:  # nobody reads any more, as in `… | head`
+        await _cancel(client, sandbox_id, key)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        return PIPE_CLOSED
     finally:
         for writer in writers.values():
             writer.finish()
@@ -225,9 +231,9 @@ class Writer:
 
     def finish(self) -> None:
         """Write what waits for the rest of a character."""
-        if self._decoder is not None:
-            self._stream.write(without_control(self._decoder.decode(b"", final=True)))
         with suppress(BrokenPipeError):
+            if self._decoder is not None:
+                self._stream.write(without_control(self._decoder.decode(b"", final=True)))
             self._stream.flush()
 
 

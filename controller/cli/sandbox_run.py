@@ -1,5 +1,6 @@
 """`kubectl sandbox run`."""
 
+import asyncio
 import secrets
 from typing import Annotated, Any
 
@@ -53,7 +54,12 @@ def run(
     async def created_run_deleted() -> int:
         name, chosen = f"run-{secrets.token_hex(4)}", connection.chosen_namespace()
         async with connection.client() as client:
-            sandbox = await client.create({**spec, "name": name, "namespace": chosen}, wait)
+            try:
+                sandbox = await client.create({**spec, "name": name, "namespace": chosen}, wait)
+            except asyncio.CancelledError:
+                for made in (await client.list_sandboxes(chosen, name))[0]:
+                    await client.delete(made["id"])
+                raise
             try:
                 for warning in sandbox["warnings"]:
                     typer.echo(f"sandbox: {to.printable(warning)}", err=True)

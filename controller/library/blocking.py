@@ -30,7 +30,10 @@ class LoopThread:
         threading.Thread(target=self._loop.run_forever, name="sandbox-library", daemon=True).start()
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Its result or error. KeyboardInterrupt cancels it."""
+        """Its result or error. KeyboardInterrupt cancels it. Raises RuntimeError in a forked child."""
+        if self.process != os.getpid():
+            coroutine.close()
+            raise RuntimeError("this was made before the process forked: make a SandboxManager in the child")
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()

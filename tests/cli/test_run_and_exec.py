@@ -108,6 +108,20 @@ def test_a_signal_ends_the_program_in_the_sandbox(environment: dict[str, str], a
     assert not runs()
 
 
+def test_the_program_ends_when_nobody_reads_its_output(environment: dict[str, str], api: str, sandbox: Sandbox) -> None:
+    code = f"while True: print('y' * 99)  # {uuid.uuid4()}"
+    command = ["kubectl-sandbox", "exec", "box", "--api", api, "-t", "60", "-c", code]
+    process = subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.read(2) == b"yy"
+    process.stdout.close()
+    assert process.wait(30) == 141
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
 def test_on_a_terminal_output_cannot_command_it(environment: dict[str, str], api: str, sandbox: Sandbox) -> None:
     ours, theirs = pty.openpty()
     command = ["kubectl-sandbox", "exec", "box", "--api", api, "-c", r"print('\x1b]0;title\x07\x9b31m é')"]

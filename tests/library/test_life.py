@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,6 +109,54 @@ def is_there(request: pytest.FixtureRequest, environment: dict[str, str]) -> Cal
         return lambda uid: any(folder.glob(f"*/{uid}"))
     client = request.getfixturevalue("docker_client")
     return lambda uid: bool(client.containers.list(all=True, filters={"name": f"sbx-{uid}"}))
+
+
+INTERRUPTED = r"""
+from controller import SandboxManager
+with SandboxManager().create() as sandbox:
+    try:
+        for item in sandbox.stream("echo up; exec sleep {marker}", "bash"):
+            print("up", flush=True)
+    except KeyboardInterrupt:
+        count = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c '[s]leep {marker}'"
+        while sandbox.execute(count, "bash").stdout != "0\n":
+            pass
+        print("ended", flush=True)
+"""
+
+
+def test_ctrl_c_ends_the_program(environment: dict[str, str]) -> None:
+    code = INTERRUPTED.replace("{marker}", f"{uuid.uuid4().int % 10**9}.125")
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[0] == "ended\n"
+    assert process.returncode == 0
+
+
+FORKED = """
+import os
+from controller import SandboxManager
+sandbox = SandboxManager().create()
+child = os.fork()
+if child == 0:
+    try:
+        sandbox.execute("print(1)")
+    except RuntimeError as error:
+        print("refused:", error, flush=True)
+    with SandboxManager().create() as other:
+        print(other.execute("print('own')").stdout, end="", flush=True)
+else:
+    os.waitpid(child, 0)
+    print(sandbox.execute("print('still here')").stdout, end="")
+"""
+
+
+def test_a_forked_child_leaves_its_parents_sandboxes_alone(environment: dict[str, str]) -> None:
+    ran = subprocess.run([sys.executable, "-c", FORKED], env=environment, capture_output=True, text=True, timeout=60)
+    refused, own, still_here = ran.stdout.splitlines()
+    assert "make a SandboxManager in the child" in refused
+    assert (own, still_here) == ("own", "still here")
 
 
 def library_process(how: str, environment: dict[str, str]) -> "subprocess.Popen[str]":
