@@ -102,7 +102,7 @@ class MockBackend:
         return await asyncio.get_running_loop().run_in_executor(self._lanes[lane], work)
 
     def _folder(self, uid: str) -> Folder:
-        if not uid or "/" in uid or uid.startswith("."):
+        if not uid or uid.startswith(".") or "/" in uid or "\0" in uid:
             raise NotFound(f"{uid!r} is no sandbox's uid")
         return Folder(self._home / uid)
 
@@ -120,7 +120,7 @@ class MockBackend:
                 for entry in self._home.iterdir():
                     if entry.name.startswith((NEW, OLD)):
                         delete_tree(entry)
-                self._agent = provide_agent(self._home)
+                self._agent = provide_agent(self._home.parent)
             return self._agent
 
     # --- looking ---
@@ -183,19 +183,17 @@ class MockBackend:
     def _bring_up(self, folder: Folder, sandbox: Sandbox) -> Process | None:
         """Make it and launch its agent, unless both were done. Returns the agent if it was launched here. Blocks."""
         agent = self._prepare()
-        try:
+        if look(folder, with_tail=False) is None:
+            make_folder(self._home, self._record(sandbox))
+        with folder.locked():
             seen = look(folder, with_tail=False)
-            if seen is None:
-                folder, state = make_folder(self._home, self._record(sandbox)), RunState.CREATED
-            else:
-                state = seen[1].state
-            record = folder.record()
-            if record is None or state is not RunState.CREATED:
+            if seen is None or seen[1].state is not RunState.CREATED:
                 return None
-            return launch(folder, record, sandbox, agent, self._settings.timeout)
-        except (BackendError, OSError):
-            self._end_and_discard(folder)
-            raise
+            try:
+                return launch(folder, seen[0], sandbox, agent, self._settings.timeout)
+            except (BackendError, OSError):
+                self._end_and_discard(folder)
+                raise
 
     def _record(self, sandbox: Sandbox) -> Record:
         limits = wanted_limits(sandbox.spec, Defaults.of(self._settings))

@@ -11,11 +11,16 @@
 What lies in the box was written by hostile code: it is read bounded, never through links.
 """
 
+import errno
+import fcntl
 import json
 import os
 import stat
 import subprocess
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,6 +96,26 @@ class Folder:
         except TypeError as error:
             raise BackendError(f"{self.path}/record.json is not ours ({error}); remove {self.path}") from error
 
+    @contextmanager
+    def locked(self, seconds: float = 10) -> Iterator[None]:
+        """For the step from made to started: another controller waits here, and then sees what was done.
+
+        Raises BackendError after `seconds`, FileNotFoundError where there is no such sandbox.
+        """
+        until = time.monotonic() + seconds
+        with (self.path / "record.json").open() as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > until:
+                        raise BackendError(
+                            f"another controller is starting {self.path.name} and does not end"
+                        ) from None
+                    time.sleep(0.01)
+            yield
+
     def identity(self, record: Record) -> Identity:
         """How its processes are told from others."""
         process = self._read_json("process.json") or {}
@@ -145,21 +170,22 @@ def make_private(folder: Path) -> None:
     folder.chmod(0o711)
 
 
-def make_folder(parent: Path, record: Record) -> Folder:
-    """Make the folder of a new sandbox: whole or not at all.
-
-    Raises OSError, also where it is there already.
-    """
-    draft = Folder(parent / (NEW + record.uid))
-    delete_tree(draft.path)  # of a controller that was killed here
-    draft.path.mkdir()
-    draft.path.chmod(0o711)  # whatever the umask
-    draft.write_record(record)
-    for folder in (draft.box, draft.box / "tmp", draft.box / "workspace"):
-        folder.mkdir(mode=0o700)
-        if record.user is not None:
-            os.chown(folder, record.user, record.user)
-    return Folder(draft.path.rename(parent / record.uid))
+def make_folder(parent: Path, record: Record) -> None:
+    """Make the folder of a new sandbox, whole or not at all; there already is fine. Raises OSError, BackendError."""
+    draft = Folder(Path(tempfile.mkdtemp(prefix=NEW, dir=parent)))
+    try:
+        draft.path.chmod(0o711)
+        draft.write_record(record)
+        for folder in (draft.box, draft.box / "tmp", draft.box / "workspace"):
+            folder.mkdir(mode=0o700)
+            if record.user is not None:
+                os.chown(folder, record.user, record.user)
+        draft.path.rename(parent / record.uid)
+    except BaseException as error:
+        delete_tree(draft.path)
+        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return
+        raise
 
 
 def write_for_user(path: Path, content: str, user: int | None) -> None:
@@ -172,27 +198,26 @@ def write_for_user(path: Path, content: str, user: int | None) -> None:
 
 
 def discard(folder: Folder) -> None:
-    """Delete the folder of a sandbox. Killed in the middle, what is left bears no sandbox's name."""
-    old = folder.path.with_name(OLD + folder.path.name)
-    for leftover in (old, folder.path.with_name(NEW + folder.path.name)):
-        delete_tree(leftover)
-    try:
-        folder.path.rename(old)
-    except FileNotFoundError:
+    """Delete the folder of a sandbox; absent is fine. Killed in the middle, what is left bears no sandbox's name."""
+    if not folder.path.exists():
         return
+    old = Path(tempfile.mkdtemp(prefix=OLD, dir=folder.path.parent))
+    try:
+        folder.path.rename(old / "sandbox")
+    except FileNotFoundError:  # by another removal, at the same time
+        pass
     delete_tree(old)
 
 
 def write_durably(path: Path, content: bytes, mode: int = 0o600) -> None:
     """Replace the file at once, on the disk before this returns."""
-    draft = path.with_name(path.name + ".new")
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    fd, draft = tempfile.mkstemp(prefix=NEW, dir=path.parent)
     with os.fdopen(fd, "wb") as file:
         os.fchmod(fd, mode)
         file.write(content)
         file.flush()
         os.fsync(fd)
-    draft.replace(path)
+    Path(draft).replace(path)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)

@@ -36,11 +36,11 @@ _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 _HERE = Path(__file__).resolve().parent
 
 
-def provide_agent(home: Path) -> Path:
+def provide_agent(state: Path) -> Path:
     """A copy of the agent's one file that every sandbox's user can read, wherever this package lies."""
     installed = _HERE / "agent_program.py"
     text = (installed if installed.exists() else _HERE.parents[1] / "sandbox-image" / "agent.py").read_bytes()
-    copy = home / f"agent-{sha256(text).hexdigest()[:16]}.py"
+    copy = state / f"agent-{sha256(text).hexdigest()[:16]}.py"
     if not copy.exists():
         write_durably(copy, text, 0o644)
     return copy

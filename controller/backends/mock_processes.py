@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from controller.backends import BackendError, Usage
 from controller.backends.mock_users import is_own
@@ -64,10 +65,16 @@ def agent_process(identity: Identity) -> Process | None:
 
 def members(identity: Identity) -> list[Process]:
     """Every living process of the sandbox. Zombies are over and hold nothing."""
-    table = {p.pid: p for p in map(read_process, _pids()) if p is not None and p.state not in "ZX"}
+    glances = {pid: glance for pid in _pids() if (glance := _glance(pid)) is not None}
     agent = agent_process(identity)
-    below = _descendants(table, agent.pid) if agent is not None else set()
-    return [p for p in table.values() if p.pid in below or _bears_mark(p.pid, identity)]
+    below = _descendants(glances, agent.pid) if agent is not None else set()
+    found = []
+    for pid, glance in glances.items():
+        if pid in below or _bears_mark(pid, glance, identity):
+            process = read_process(pid)
+            if process is not None and _glance(pid) == glance:  # its pid was not used again in between
+                found.append(process)
+    return found
 
 
 def usage_of(identity: Identity) -> Usage:
@@ -92,10 +99,31 @@ def _pids() -> Iterator[int]:
     )
 
 
-def _descendants(table: dict[int, Process], root: int) -> set[int]:
+class _Glance(NamedTuple):
+    """What one cheap look at a process tells."""
+
+    parent: int
+    user: int
+
+
+def _glance(pid: int) -> _Glance | None:
+    """None for a process that is gone, or a zombie."""
+    try:
+        with open(f"/proc/{pid}/status", "rb", buffering=0) as file:  # noqa: PTH123 a Path for each process costs more
+            text = file.read(1024)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, parent, user = (text.partition(b"\n" + name + b":\t")[2].split(None, 1)[0] for name in _FIELDS)
+    return None if state in b"ZX" else _Glance(int(parent), int(user))
+
+
+_FIELDS = (b"State", b"PPid", b"Uid")
+
+
+def _descendants(glances: dict[int, _Glance], root: int) -> set[int]:
     children: dict[int, list[int]] = {}
-    for process in table.values():
-        children.setdefault(process.parent, []).append(process.pid)
+    for pid, glance in glances.items():
+        children.setdefault(glance.parent, []).append(pid)
     found, todo = {root}, [root]
     while todo:
         fresh = [pid for pid in children.get(todo.pop(), ()) if pid not in found]
@@ -104,21 +132,15 @@ def _descendants(table: dict[int, Process], root: int) -> set[int]:
     return found
 
 
-def _bears_mark(pid: int, identity: Identity) -> bool:
-    try:
-        if identity.user is not None and is_own(identity.user):
-            return int(_status_field(pid, "Uid").split()[0]) == identity.user
-        with Path(f"/proc/{pid}/environ").open("rb") as environ:
-            return f"{MARK}={identity.uid}".encode() in environ.read(1 << 20).split(b"\0")
-    except (FileNotFoundError, ProcessLookupError, PermissionError):  # gone meanwhile, or another user's
+def _bears_mark(pid: int, glance: _Glance, identity: Identity) -> bool:
+    if identity.user is not None and is_own(identity.user):
+        return glance.user == identity.user
+    if glance.user != (os.geteuid() if identity.user is None else identity.user):
         return False
-
-
-def _status_field(pid: int | str, name: str) -> str:
-    for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines():
-        if line.startswith(name + ":"):
-            return line.partition(":")[2].strip()
-    raise ProcessLookupError(f"/proc/{pid}/status tells no {name}")
+    try:
+        return f"{MARK}={identity.uid}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):  # gone meanwhile, or it does not let us look
+        return False
 
 
 def freeze(identity: Identity, seconds: float = 5) -> list[Process]:

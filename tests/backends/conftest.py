@@ -1,5 +1,6 @@
 """One suite for every backend: mock, docker with the agent, docker with an image that has none (`exec`)."""
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -41,8 +42,7 @@ class Place:
 
     async def close(self) -> None:
         cleaner = self.open()
-        for seen in await cleaner.list():
-            await cleaner.remove(seen.uid)
+        await asyncio.gather(*(cleaner.remove(seen.uid) for seen in await cleaner.list()))
         for backend in self.backends:
             await backend.close()
 
