@@ -14,7 +14,16 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from controller.backends import ExecRequest, ExecResult, Executions, OutputChunk, Unavailable
@@ -68,12 +77,18 @@ Path = Annotated[
 ]
 
 
+def _not_both(field: str, other: str) -> dict[str, Any]:
+    return {"anyOf": [{"properties": {each: {"const": ""}}} for each in (field, other)]}
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class ProgramFile(_Strict):
     """A file written below the workspace first: `content` as text, or any bytes as `content_base64`."""
+
+    model_config = ConfigDict(json_schema_extra=_not_both("content", "content_base64"))
 
     path: Path
     content: Text = ""
@@ -90,16 +105,17 @@ class ProgramFile(_Strict):
         return self
 
 
-Environment = (
-    Annotated[dict[EnvName, Argument], Field(max_length=256)]
-    | Annotated[tuple[EnvVar, ...], Field(max_length=256, strict=False)]
-)
-Files = (
-    Annotated[dict[Path, Text], Field(max_length=256)]
-    | Annotated[tuple[ProgramFile, ...], Field(max_length=256, strict=False)]
-)
-
-
+_form = Discriminator(lambda value: "list" if isinstance(value, list | tuple) else "object")
+Environment = Annotated[
+    Annotated[dict[EnvName, Argument], Field(max_length=256), Tag("object")]
+    | Annotated[tuple[EnvVar, ...], Field(max_length=256, strict=False), Tag("list")],
+    _form,
+]
+Files = Annotated[
+    Annotated[dict[Path, Text], Field(max_length=256), Tag("object")]
+    | Annotated[tuple[ProgramFile, ...], Field(max_length=256, strict=False), Tag("list")],
+    _form,
+]
 PROGRAM_RULES: dict[str, Any] = {
     # `Program._one_program` in the words of JSON Schema.
     "oneOf": [
@@ -114,6 +130,7 @@ PROGRAM_RULES: dict[str, Any] = {
             },
         },
     ],
+    **_not_both("stdin", "stdin_base64"),
     "if": {"required": ["language"], "properties": {"language": {"const": "bash"}}},
     "then": {"properties": {"context": {"const": ""}}},
 }
@@ -156,6 +173,8 @@ class Program(_Strict):
             raise ValueError("only python has a context")
         if self.stdin and self.stdin_base64:
             raise ValueError("takes stdin or stdin_base64, not both")
+        if len(self.environment()) < len(self.env) or len(self.contents()) < len(self.files):
+            raise ValueError("a name in env or a path in files is there twice")
         return self
 
     @property

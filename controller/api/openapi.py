@@ -79,10 +79,11 @@ def _document(app: FastAPI) -> dict[str, Any]:
 
 def _allow_null(schemas: dict[str, Any], name: str) -> None:
     """Say of a spec and all that it refers to: null is absent, as in Kubernetes."""
+    required = schemas[name].get("required", ())
     for field, schema in schemas[name].get("properties", {}).items():
         for reference in _references(schema):
             _allow_null(schemas, reference)
-        if {"type": "null"} not in schema.get("anyOf", ()):
+        if field not in required and {"type": "null"} not in schema.get("anyOf", ()):
             schemas[name]["properties"][field] = {"anyOf": [schema, {"type": "null"}]}
 
 
