@@ -10,6 +10,7 @@ from typing import Any
 
 from kubernetes.client import Configuration
 
+from controller import tracing
 from controller.api import Authenticator, build_app, serving
 from controller.backends.mock import MockBackend
 from controller.choose import DockerUnavailableError, docker_backend
@@ -41,6 +42,7 @@ async def running(settings: Settings, cluster: Configuration) -> AsyncIterator[d
     """
     sandbox = settings.sandbox
     async with AsyncExitStack() as stack:
+        stack.callback(tracing.switch_on())
         metrics = Metrics()
         docker = docker_backend(sandbox)
         fleet = Fleet(

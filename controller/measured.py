@@ -3,8 +3,10 @@
 import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
+from datetime import UTC, datetime
 from typing import TypeVar
 
+from controller import tracing
 from controller.backends import (
     Backend,
     BackendError,
@@ -88,20 +90,24 @@ class MeasuredExecutions:
         self._executions, self._metrics, self._name = backend.executions, metrics, backend.name
 
     async def execute(self, uid: str, request: ExecRequest) -> AsyncIterator[OutputChunk | ExecResult]:
-        began = time.perf_counter()
-        first = True
+        began, began_at = time.perf_counter(), datetime.now(UTC)
+        first_at: datetime | None = None
+        parent = tracing.request_context.get()
         running = self._metrics.executing.labels(self._name)
         running.inc()
         try:
             async with aclosing(self._executions.execute(uid, request)) as items:  # type: ignore[type-var]
                 async for item in items:
-                    if first:
+                    if first_at is None:
                         self._observe("first_byte", began)
-                        first = False
+                        first_at = datetime.now(UTC)
                     if isinstance(item, ExecResult):
                         self._observe("total", began)
                         self._metrics.executions.labels(self._name, item.path, item.reason).inc()
                         self._metrics.dropped.labels(self._name).inc(item.dropped_stdout + item.dropped_stderr)
+                        told = {"sandbox.uid": uid, "backend": self._name, "path": item.path, "reason": item.reason}
+                        times, first_byte = (began_at, datetime.now(UTC)), ("first byte", (began_at, first_at))
+                        tracing.record("sandbox execute", times, parent, told, [first_byte])
                     yield item
         except BackendError as error:
             self._metrics.refused.labels(error.reason).inc()

@@ -60,7 +60,7 @@ class Metrics:
         self.orphans = counter("orphans", "Containers of ours without an object, removed by the sweep.", "backend")
         self.stage = seconds(
             "start",
-            "From the object to a running sandbox, by stage: seen (object made to first look), claimed, started, total.",
+            "From the first look at an object to its running sandbox, by stage: claimed, started, total (told in the status).",
             "backend",
             "stage",
         )

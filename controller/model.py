@@ -46,6 +46,8 @@ PLURAL = "sandboxes"
 FINALIZER = f"{GROUP}/sandbox"
 BACKEND_ANNOTATION = f"{GROUP}/backend"
 """Written with the finalizer, before anything is started: which backend a sandbox has for life."""
+TRACE_ANNOTATION = f"{GROUP}/traceparent"
+"""W3C trace context of who made the object."""
 MOCK_WARNING = "Running in MOCK mode - NO SECURITY ISOLATION"
 
 
@@ -332,11 +334,14 @@ class Sandbox:
     status: Mapping[str, Any] = field(default_factory=dict)
     """The status as last seen, in the words of the API."""
     resource_version: str = ""
+    trace: str = ""
+    """W3C trace context that its start belongs to; anyone's word who may edit the object."""
 
 
 def sandbox_from_object(body: Mapping[str, Any]) -> Sandbox:
     """The Sandbox that an object from the API server describes; what is wrong with it is in `invalid`."""
     metadata = body["metadata"]
+    annotations = metadata.get("annotations") or {}
     status = body.get("status") or {}
     spec, invalid, backend = SandboxSpec(), "", None
     try:
@@ -347,7 +352,7 @@ def sandbox_from_object(body: Mapping[str, Any]) -> Sandbox:
     # The status first: only we write it, while the annotation is anyone's who may edit the object.
     if status.get("backend") in backends:
         backend = BackendName(status["backend"])
-    elif decided := (metadata.get("annotations") or {}).get(BACKEND_ANNOTATION):
+    elif decided := annotations.get(BACKEND_ANNOTATION):
         if decided in backends:
             backend = BackendName(decided)
         else:
@@ -365,6 +370,7 @@ def sandbox_from_object(body: Mapping[str, Any]) -> Sandbox:
         backend=backend,
         status=status,
         resource_version=metadata.get("resourceVersion", ""),
+        trace=annotations.get(TRACE_ANNOTATION, ""),
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
+from controller import tracing
 from controller.admission import spec_problem
 from controller.backends import BackendError, Observation, Unavailable
 from controller.backends.container import Defaults, wanted_limits
@@ -81,6 +82,8 @@ class Life:
     task: asyncio.Task[None] | None = None
     woken: bool = False
     timer: asyncio.TimerHandle | None = None
+    stages: list[tuple[str, datetime]] = field(default_factory=list)
+    """What its start has reached, and when."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set, and made anew, whenever the object changes."""
 
@@ -342,6 +345,8 @@ class Reconciler:
         before, phase = sandbox.status.get("phase"), status["phase"]
         if phase == Phase.RUNNING and not sandbox.status.get("startedAt") and sandbox.backend:
             self._stage(life, sandbox.backend, "total")
+        if phase in (Phase.RUNNING, *TERMINAL) and not sandbox.status.get("startedAt"):
+            self._trace_start(life, now)
         if phase in TERMINAL and before not in TERMINAL:
             reason = status["result"]["reason"]
             self._metrics.results.labels(sandbox.backend or "none", reason).inc()
@@ -354,7 +359,19 @@ class Reconciler:
             self._events.record(sandbox, "Normal", "BackendBack", message, now)
 
     def _stage(self, life: Life, backend: str, stage: str) -> None:
-        self._metrics.stage.labels(backend, stage).observe((self._clock() - life.seen_at).total_seconds())
+        now = self._clock()
+        life.stages.append((stage, now))
+        self._metrics.stage.labels(backend, stage).observe((now - life.seen_at).total_seconds())
+
+    def _trace_start(self, life: Life, now: datetime) -> None:
+        began, stages = life.seen_at, []
+        for stage, ended in life.stages:
+            stages.append((stage, (began, ended)))
+            began = ended
+        sandbox = life.sandbox
+        told = {"sandbox.uid": sandbox.uid, "sandbox.namespace": sandbox.namespace, "backend": str(sandbox.backend)}
+        tracing.record("sandbox start", (life.seen_at, now), sandbox.trace, told, stages)
+        life.stages.clear()
 
 
 def _version(sandbox: Sandbox) -> int:

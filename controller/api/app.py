@@ -10,6 +10,7 @@ from controller.api.server import demand_safe_host
 from controller.directory import SandboxDirectory
 from controller.model import VERSION
 from controller.settings import Settings
+from controller.tracing import RequestContext
 
 
 def build_app(directory: SandboxDirectory, settings: Settings, authenticator: Authenticator) -> FastAPI:
@@ -30,6 +31,7 @@ def build_app(directory: SandboxDirectory, settings: Settings, authenticator: Au
     execute.add_routes(app, access, directory, settings)
     files.add_routes(app, access, directory, settings)
     app.add_middleware(Limits)
+    app.add_middleware(RequestContext)
     problems.install(app)
     openapi.install(app)
     return app

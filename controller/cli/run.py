@@ -21,10 +21,11 @@ def run(
     from controller.cluster.connection import NoCluster, configuration
     from controller.logs import configure
     from controller.settings import SettingsError, load_settings
+    from controller.tracing import TracesMissing
 
     try:
         settings = load_settings()
         configure(settings.log)
         asyncio.run(run_until_stopped(settings, configuration(kubeconfig)))
-    except (SettingsError, NoCluster, DockerUnavailableError, ServeError) as error:
+    except (SettingsError, NoCluster, DockerUnavailableError, ServeError, TracesMissing) as error:
         raise Failure(str(error)) from None

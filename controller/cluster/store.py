@@ -4,7 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from controller.cluster.connection import MERGE, Body, Connection
-from controller.model import API_VERSION, BACKEND_ANNOTATION, FINALIZER, KIND, PLURAL, BackendName, Sandbox
+from controller.model import (
+    API_VERSION,
+    BACKEND_ANNOTATION,
+    BackendName,
+    FINALIZER,
+    KIND,
+    PLURAL,
+    Sandbox,
+    TRACE_ANNOTATION,
+)
+from controller.tracing import request_context
 
 _API = f"/apis/{API_VERSION}"
 PAGE = 500
@@ -35,7 +45,9 @@ class Store:
             query["continue"] = following
 
     async def create(self, namespace: str, name: str, spec: Mapping[str, Any]) -> Body:
-        body = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}, "spec": dict(spec)}
+        trace = request_context.get()
+        metadata = {"name": name} | ({"annotations": {TRACE_ANNOTATION: trace}} if trace else {})
+        body = {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": dict(spec)}
         query = {"fieldValidation": "Strict"}
         return await self._connection.call("POST", f"{_API}/namespaces/{namespace}/{PLURAL}", body, query=query)
 

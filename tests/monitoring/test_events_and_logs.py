@@ -17,7 +17,9 @@ KEY = "the-key-of-the-api-0123456789"
 
 
 @pytest.fixture(scope="module")
-def logged(embedded: Cluster, sandbox_image: str, start_controller: Started, proxy: DaemonProxy) -> Iterator[ControllerProcess]:
+def logged(
+    embedded: Cluster, sandbox_image: str, start_controller: Started, proxy: DaemonProxy
+) -> Iterator[ControllerProcess]:
     """A controller that writes JSON at its most talkative, on a daemon that can be lost."""
     assert sandbox_image
     env = {"LOG__FORMAT": "json", "LOG__LEVEL": "DEBUG", "SECURITY__SECRET_KEY": KEY, "DOCKER_HOST": proxy.url}
@@ -53,7 +55,9 @@ def test_no_secret_no_code_and_no_output_is_logged(embedded: Cluster, logged: Co
     assert KEY not in logged.said
 
 
-def test_events_tell_a_lost_daemon_and_its_return(embedded: Cluster, logged: ControllerProcess, proxy: DaemonProxy) -> None:
+def test_events_tell_a_lost_daemon_and_its_return(
+    embedded: Cluster, logged: ControllerProcess, proxy: DaemonProxy
+) -> None:
     stays = embedded.create()
     stays.until_ready()
     proxy.vanish()
