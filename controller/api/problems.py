@@ -31,7 +31,6 @@ class Kind(Enum):
     PATH_FORBIDDEN = "path-forbidden", 403, "The path leads out of the workspace, or to no regular file"
     NOT_FOUND = "not-found", 404, "There is no such thing"
     METHOD_NOT_ALLOWED = "method-not-allowed", 405, "This address does not take that method"
-    NOT_ACCEPTABLE = "not-acceptable", 406, "The answer has no form that was asked for"
     REQUEST_TIMEOUT = "request-timeout", 408, "The request came too slowly"
     NAME_TAKEN = "name-taken", 409, "A sandbox of that name exists"
     NOT_RUNNING = "not-running", 409, "The sandbox cannot do this now"
