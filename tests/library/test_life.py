@@ -112,13 +112,15 @@ def is_there(request: pytest.FixtureRequest, environment: dict[str, str]) -> Cal
 
 
 INTERRUPTED = r"""
+import sys
 from controller import SandboxManager
+marker = sys.argv[1]
 with SandboxManager().create() as sandbox:
     try:
-        for item in sandbox.stream("echo up; exec sleep {marker}", "bash"):
+        for item in sandbox.stream(f"echo up; exec sleep {marker}", "bash"):
             print("up", flush=True)
     except KeyboardInterrupt:
-        count = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c '[s]leep {marker}'"
+        count = f"cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c '[s]leep {marker}'"
         while sandbox.execute(count, "bash").stdout != "0\n":
             pass
         print("ended", flush=True)
@@ -126,8 +128,8 @@ with SandboxManager().create() as sandbox:
 
 
 def test_ctrl_c_ends_the_program(environment: dict[str, str]) -> None:
-    code = INTERRUPTED.replace("{marker}", f"{uuid.uuid4().int % 10**9}.125")
-    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", INTERRUPTED, f"{uuid.uuid4().int % 10**9}.125"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "up\n"
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=30)[0] == "ended\n"
