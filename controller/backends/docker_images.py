@@ -63,6 +63,8 @@ class DockerImages:
         failure = "pulling is switched off (SANDBOX__PULL_IMAGES)"
         tries = 1 + self._settings.docker_max_retries if self._settings.pull_images else 0
         for attempt in range(tries):
+            if attempt:
+                await asyncio.sleep(min(0.25 * 2**attempt, 8))
             try:
                 await self._call(
                     "start", f"pulling image {name}", lambda client: client.pull(*parse_repository_tag(name))
@@ -73,7 +75,6 @@ class DockerImages:
                 break
             except BackendError as error:
                 failure = str(error)
-                await asyncio.sleep(min(0.5 * 2**attempt, 8))
         raise Refused(
             f"image {name} is not there and was not pulled ({failure}); {GET_IMAGE.format(name=name)}", "ImageNotFound"
         )
