@@ -57,7 +57,10 @@ def sandbox_image(docker_client: docker.DockerClient) -> str:
 def runsc(docker_client: docker.DockerClient) -> str:
     """The name of the gVisor runtime, registered in the daemon."""
     if "runsc" not in docker_client.info().get("Runtimes", {}):
-        missing("the daemon has no runtime runsc", "apt-get install -y runsc and register it in /etc/docker/daemon.json, see docs/gvisor.md")
+        missing(
+            "the daemon has no runtime runsc",
+            "apt-get install -y runsc and register it in /etc/docker/daemon.json, see docs/gvisor.md",
+        )
     return "runsc"
 
 
