@@ -4,6 +4,8 @@ import base64
 import subprocess
 from collections.abc import Iterator
 from copy import copy
+from pathlib import Path
+from shutil import copytree
 from uuid import uuid4
 
 import httpx
@@ -11,7 +13,7 @@ import pytest
 import yaml
 
 from tests.chart.audit import Audited, granted
-from tests.chart.release import Body, Helm, of_kind, values
+from tests.chart.release import CHART, Body, Helm, of_kind, values
 from tests.localkube.servers import Server, ok
 from tests.model.conftest import crd
 from tests.system.cluster import Cluster, python, until
@@ -185,3 +187,31 @@ def roles_of_controller(cluster: Cluster) -> list[Body]:
     return [
         {"kind": ref["kind"], **ok(cluster.server.call("GET", f"{places[ref['kind']]}/{ref['name']}"))} for ref in mine
     ]
+
+
+def test_an_upgrade_brings_the_new_crd_and_keeps_the_objects(
+    helm: Helm, audited: Audited, server: Server, tmp_path: Path
+) -> None:
+    older = tmp_path / "sandbox-controller"
+    copytree(CHART, older)
+    definition = crd()
+    lifetime = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"][
+        "lifetime"
+    ]
+    del lifetime["properties"]["idleSeconds"]
+    (older / "files" / "sandboxes.yaml").write_text(yaml.safe_dump(definition))
+    cluster = Cluster(server)
+    release = helm.on(audited.kubeconfig, cluster.namespace)
+    release.install(*SOCKET, "--force-conflicts", chart=older)
+    before = cluster.create({"lifetime": {"maxSeconds": 60}})
+
+    def takes_the_field() -> bool:
+        body = {**before.created, "metadata": {"generateName": "try-"}, "spec": {"lifetime": {"idleSeconds": 5}}}
+        return server.call("POST", f"{cluster.path}?dryRun=All&fieldValidation=Strict", body).status_code == 201
+
+    until("the older CRD is served", lambda: not takes_the_field())
+    release.install("--reset-then-reuse-values")
+    until("the newer CRD is served", takes_the_field)
+    assert before.body["spec"]["lifetime"]["maxSeconds"] == 60
+    cluster.close()
+    release("uninstall", "box", "--no-hooks")
