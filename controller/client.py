@@ -129,18 +129,18 @@ class ApiClient:
     async def write_file(self, sandbox_id: str, path: str, chunks: AsyncIterator[bytes]) -> None:
         """Stream a file into the workspace; not repeated, for the chunks are gone."""
         headers = {"Content-Type": "application/octet-stream"}
-        async with self._answer("PUT", _path(sandbox_id, "files", path), chunks=chunks, headers=headers, attempts=1):
+        async with self._answer("PUT", _file(sandbox_id, path), chunks=chunks, headers=headers, attempts=1):
             pass
 
     async def read_file(self, sandbox_id: str, path: str) -> AsyncGenerator[bytes, None]:
         """Stream a file out of the workspace."""
-        async with self._answer("GET", _path(sandbox_id, "files", path)) as answer:
+        async with self._answer("GET", _file(sandbox_id, path)) as answer:
             async for chunk in answer.aiter_bytes():
                 yield chunk
 
     async def list_files(self, sandbox_id: str, folder: str = "") -> list[dict[str, Any]]:
         """`path` and `size` of the files in a folder of the workspace."""
-        found = await self._json("GET", _path(sandbox_id, "files"), query={"path": folder} if folder else None)
+        found = await self._json("GET", _path(sandbox_id, "files"), query={"folder": folder} if folder else None)
         return [dict(each) for each in found["items"]]
 
     def logs(self, sandbox_id: str, follow: bool = False) -> AsyncGenerator[tuple[str, Any], None]:
@@ -266,6 +266,13 @@ async def _events(answer: httpx.Response) -> AsyncGenerator[tuple[str, dict[str,
 
 def _path(sandbox_id: str, *parts: str) -> str:
     return "/".join(["/sandbox", quote(sandbox_id, safe=""), *(quote(part, safe="/") for part in parts)])
+
+
+def _file(sandbox_id: str, path: str) -> str:
+    # Refused here, because `..` would not reach the API: it would make another address of this one.
+    if any(part in ("", ".", "..") for part in path.split("/")):
+        raise ApiError("invalid", f"{path!r} must be a path below the workspace, without '..', '.' or empty parts")
+    return _path(sandbox_id, "files", path)
 
 
 def _longest(body: Mapping[str, Any]) -> float:

@@ -56,6 +56,8 @@ def test_cp_of_what_is_not_there_leaves_nothing(plugin: Plugin, sandbox: Sandbox
     ran = plugin("cp", "box:missing", str(tmp_path / "missing"))
     assert ran.returncode == 125 and "missing" in ran.stderr
     assert not (tmp_path / "missing").exists()
+    ran = plugin("cp", "box:../etc/passwd", str(tmp_path / "missing"))
+    assert ran.returncode == 125 and "below the workspace" in ran.stderr
 
 
 @pytest.mark.parametrize("path", ["../../etc/cron.d/x", "/etc/passwd", "data/../../x", "other/x", "data/a\0b"])

@@ -90,12 +90,16 @@ def test_files_are_written_read_and_listed(sandbox: Sandbox) -> None:
     sandbox.write_file("out/a.bin", b"\0\xff" * 100_000)
     assert sandbox.run(["wc", "-c", "out/a.bin"]).stdout.split()[0] == "200000"
     assert sandbox.read_file("out/a.bin") == b"\0\xff" * 100_000
-    assert ("out/a.bin", 200_000) in [(file.path, file.size) for file in sandbox.list_files("out")]
+    sandbox.write_file("elsewhere", b"")
+    assert [(file.path, file.size) for file in sandbox.list_files("out")] == [("out/a.bin", 200_000)]
+    assert {"elsewhere", "out/a.bin"} <= {file.path for file in sandbox.list_files()}
+    with pytest.raises((BackendError, ValueError)):
+        sandbox.list_files("../etc")
 
 
 def test_no_path_leaves_the_workspace(sandbox: Sandbox) -> None:
     sandbox.run(["ln", "-s", "/etc", "link"])
-    for path in ("../etc/passwd", "/etc/passwd", "link/passwd"):
+    for path in ("../etc/passwd", "/etc/passwd", "link/passwd", "../logs", ".", ""):
         with pytest.raises((BackendError, ValueError)):
             sandbox.read_file(path)
         with pytest.raises((BackendError, ValueError)):
