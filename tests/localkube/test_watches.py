@@ -51,6 +51,9 @@ def test_objects_enter_and_leave_a_selection(widgets: Widgets) -> None:
         seen = [next(events) for _ in range(5)]
     assert [event["type"] for event in seen] == ["ADDED", "MODIFIED", "DELETED", "ADDED", "DELETED"]
     assert {event["object"]["metadata"]["name"] for event in seen} == {"one"}
+    left = seen[2]["object"]["metadata"]
+    assert left["labels"] == {"color": "red", "more": "x"}
+    assert int(left["resourceVersion"]) > int(seen[1]["object"]["metadata"]["resourceVersion"])
 
 
 def test_one_object_is_watched_by_its_name(widgets: Widgets) -> None:
