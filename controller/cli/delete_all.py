@@ -45,7 +45,7 @@ def delete_all(
         names = [f"{sandbox.namespace}/{sandbox.name}" for sandbox in left]
         shown = ", ".join(names[:NAMED] + ["…"] * (len(names) > NAMED))
         raise Failure(
-            f"{len(left)} sandboxes are left after {timeout:g} s: {shown}. Does the controller run, and does its backend "
+            f"after {timeout:g} s there are still {len(left)} sandboxes: {shown}. Does the controller run, and does its backend "
             "answer? Then try again. If they never will, take the finalizer off each, and its container stays behind: "
             f"kubectl -n NAMESPACE patch {PLURAL} NAME --type=json "
             f"""-p '[{{"op": "remove", "path": "/metadata/finalizers"}}]'   (the finalizer is {FINALIZER})"""

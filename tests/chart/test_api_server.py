@@ -25,6 +25,7 @@ pytestmark = pytest.mark.cluster
 NAME = "box-sandbox-controller"
 MOCK = values({"mock.enabled": "true"})
 SOCKET = values({"docker.socket.enabled": "true", "docker.socket.groupId": "999"})
+REMOTE = values({"docker.host": "tcp://docker.example:2376", "docker.tls.existingSecret": "certificates"})
 EVERYTHING = [
     *values(
         {
@@ -89,7 +90,7 @@ def test_a_release_lives_from_install_to_uninstall(
     assert server.call("GET", f"/apis/agent-platform.dev/v1alpha1/namespaces/{namespace}/sandboxes").status_code == 200
 
 
-@pytest.mark.parametrize("backend", [[], MOCK, SOCKET], ids=["none", "mock", "socket"])
+@pytest.mark.parametrize("backend", [[], MOCK, SOCKET, REMOTE], ids=["none", "mock", "socket", "remote"])
 @pytest.mark.parametrize("more", [[], EVERYTHING], ids=["least", "everything"])
 @pytest.mark.parametrize("where", ["everywhere", "here"])
 def test_the_api_server_takes_every_object_of_every_combination(

@@ -70,3 +70,12 @@ def test_metrics_name_no_object_and_show_no_code(
         assert body["metadata"]["name"] not in text
         assert body["metadata"]["uid"] not in text
     assert "print" not in text
+
+
+def test_every_query_of_the_runbooks_has_an_answer(busy: Prometheus) -> None:
+    text = "\n".join(page.read_text() for page in runbooks().glob("*.md"))
+    asked = re.findall(r"^ +((?:sum|histogram_quantile)\b.*)$", text, re.MULTILINE)
+    asked += re.findall(r"`((?:sum|rate|time)\([^`]*)`", text)
+    assert len(asked) >= 6
+    for query in asked:
+        until(f"an answer to {query}", lambda query=query: busy.ask(query))
