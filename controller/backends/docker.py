@@ -317,14 +317,19 @@ class DockerBackend:
         await self._check(sandbox)
         name, body = container_name(sandbox.uid), create_body(sandbox, self._defaults, image)
 
-        def create(client: docker.APIClient) -> None:
-            ignoring(HTTPStatus.CONFLICT, call=lambda: client.create_container_from_config(body, name))
+        def create(client: docker.APIClient) -> bool:
+            """Whether it is new; else it is adopted, however far another start of it came."""
+            try:
+                client.create_container_from_config(body, name)
+            except APIError as error:
+                if status_of(error) != HTTPStatus.CONFLICT:
+                    raise
+                return False
+            return True
 
-        await self._call("start", f"creating container {name}", create)
-        found = await self._inspect(sandbox.uid, "start")  # also where another create was first: it is adopted
-        if found is None:
-            raise BackendError(f"container {name} vanished while it was started", "ContainerVanished")
-        if observation_of(found).state is RunState.CREATED:
+        is_new = await self._call("start", f"creating container {name}", create)
+        found = None if is_new else await self._inspect(sandbox.uid, "start")
+        if is_new or (found is not None and observation_of(found).state is RunState.CREATED):
             await self._start_created(sandbox)
             found = await self._inspect(sandbox.uid, "start")
         if found is None:
