@@ -1,6 +1,7 @@
 """From apply to the end: every turn that the life of a sandbox can take, as its status and Docker tell it."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import docker
 import pytest
@@ -8,7 +9,9 @@ import pytest
 from tests.system.cluster import Applied, Cluster, bash, condition, python, until
 from tests.system.controller_process import ControllerProcess
 
-pytestmark = pytest.mark.usefixtures("controller")
+pytestmark = pytest.mark.usefixtures("controller", "early")
+
+NOWHERE = "localhost:1/no/such:image"
 
 
 def has_container(client: docker.DockerClient, sandbox: Applied) -> bool:
@@ -25,6 +28,24 @@ def waiting(cluster: Cluster, controller: ControllerProcess) -> Applied:
     sandbox = cluster.create()
     sandbox.until_ready()
     return sandbox
+
+
+@pytest.fixture(scope="module")
+def early(cluster: Cluster, controller: ControllerProcess) -> dict[str, Applied]:
+    """Those whose end takes its time: all begun at once, so that their waits overlap."""
+    soon = (datetime.now(UTC) + timedelta(seconds=5)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    program = bash("echo here; sleep 100")
+    retained = {"ttlSecondsAfterFinished": 1, "shutdownPolicy": "Retain"}
+    specs: dict[str, dict[str, Any]] = {
+        "expires": {"lifetime": {"maxSeconds": 1}},
+        "idles": {"lifetime": {"idleSeconds": 1}},
+        "shuts down": {"lifetime": {"shutdownTime": soon}},
+        "is cut short": program | {"lifetime": {"maxSeconds": 1}},
+        "goes away": python("pass") | {"lifetime": {"ttlSecondsAfterFinished": 1}},
+        "stays": python("print('kept')") | {"lifetime": retained},
+        "has no image": python("pass") | {"image": NOWHERE},
+    }
+    return {what: cluster.create(spec) for what, spec in specs.items()}
 
 
 def test_the_status_of_a_ready_sandbox_tells_what_docker_has(
@@ -112,28 +133,19 @@ def test_what_the_schema_can_refuse_is_refused_at_once(waiting: Applied) -> None
     assert "run cannot be added or removed" in answer.text
 
 
-@pytest.mark.parametrize(
-    ("lifetime", "word"),
-    [
-        ({"maxSeconds": 1}, "Expired"),
-        ({"idleSeconds": 1}, "Idle"),
-        ({"shutdownTime": "soon"}, "Expired"),
-    ],
-)
+@pytest.mark.parametrize(("what", "word"), [("expires", "Expired"), ("idles", "Idle"), ("shuts down", "Expired")])
 def test_a_waiting_sandbox_is_completed_by_the_end_of_its_time(
-    cluster: Cluster, docker_client: docker.DockerClient, lifetime: dict[str, object], word: str
+    early: dict[str, Applied], docker_client: docker.DockerClient, what: str, word: str
 ) -> None:
-    if "shutdownTime" in lifetime:
-        lifetime = {"shutdownTime": (datetime.now(UTC) + timedelta(seconds=3)).strftime("%Y-%m-%dT%H:%M:%SZ")}
-    sandbox = cluster.create({"lifetime": lifetime})
+    sandbox = early[what]
     status = sandbox.until_ended()
     assert (status["phase"], status["result"]["reason"]) == ("Succeeded", "Completed")
     assert condition(status, "Finished")["reason"] == word
     until("its container does not run", lambda: docker_client.containers.get(sandbox.container).status == "exited")
 
 
-def test_the_end_of_its_time_cancels_a_program(cluster: Cluster) -> None:
-    status = cluster.create(bash("echo here; sleep 100") | {"lifetime": {"maxSeconds": 1}}).until_ended()
+def test_the_end_of_its_time_cancels_a_program(early: dict[str, Applied]) -> None:
+    status = early["is cut short"].until_ended()
     assert (status["phase"], status["result"]["reason"], status["result"]["stdout"]) == (
         "Failed",
         "Cancelled",
@@ -149,18 +161,17 @@ def test_a_shutdown_time_that_is_over_lets_nothing_start(cluster: Cluster, docke
 
 
 def test_some_time_after_its_end_it_is_deleted_with_its_container(
-    cluster: Cluster, docker_client: docker.DockerClient
+    early: dict[str, Applied], docker_client: docker.DockerClient
 ) -> None:
-    sandbox = cluster.create(python("pass") | {"lifetime": {"ttlSecondsAfterFinished": 1}})
+    sandbox = early["goes away"]
     sandbox.until_gone()
     assert not has_container(docker_client, sandbox)
 
 
 def test_with_retain_the_object_stays_and_its_container_goes(
-    cluster: Cluster, docker_client: docker.DockerClient
+    early: dict[str, Applied], docker_client: docker.DockerClient
 ) -> None:
-    lifetime = {"ttlSecondsAfterFinished": 1, "shutdownPolicy": "Retain"}
-    sandbox = cluster.create(python("print('kept')") | {"lifetime": lifetime})
+    sandbox = early["stays"]
     sandbox.until_ended()
     until("its container is gone", lambda: not has_container(docker_client, sandbox))
     assert sandbox.status["result"]["stdout"] == "kept\n"
@@ -188,12 +199,11 @@ def test_deleted_while_suspended_it_leaves_nothing(cluster: Cluster, docker_clie
     assert not has_container(docker_client, sandbox)
 
 
-def test_an_image_that_is_nowhere_fails_with_what_to_do(cluster: Cluster) -> None:
-    sandbox = cluster.create(python("pass") | {"image": "localhost:1/no/such:image"})
-    status = sandbox.until_ended()
+def test_an_image_that_is_nowhere_fails_with_what_to_do(early: dict[str, Applied]) -> None:
+    status = early["has no image"].until_ended()
     finished = condition(status, "Finished")
     assert (status["phase"], finished["reason"]) == ("Failed", "ImageNotFound")
-    assert "localhost:1/no/such:image" in finished["message"] and "docker load" in finished["message"]
+    assert NOWHERE in finished["message"] and "docker load" in finished["message"]
 
 
 def test_a_program_that_kills_its_own_container_fails(cluster: Cluster) -> None:
