@@ -142,6 +142,10 @@ def problem_of(error: Exception) -> Problem:
             return Problem(Kind.REFUSED, text)
         case directory.Exists():
             return Problem(Kind.NAME_TAKEN, text)
+        case directory.DirectoryError():
+            # Where the cluster is and why it fails is for us: who asks may not have proved yet who they are.
+            log.warning("answered 503: %s", text)
+            return Problem(Kind.UNAVAILABLE, "the Kubernetes API does not answer as it should; try again later")
         case _:
             return Problem(Kind.UNAVAILABLE, text)
 
