@@ -1,13 +1,15 @@
 """The chart's Pods really run: from the controller image, on a node, on the Docker of that node through its socket."""
 
 import os
+import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import docker
 import pytest
 
-from tests.chart.release import Helm, values
+from tests.chart.release import ROOT, Helm, values
 from tests.cluster.node import Node
 from tests.system.cluster import until
 
@@ -100,6 +102,31 @@ def test_an_upgrade_leaves_sandboxes_as_they_are(node: Node, release: Helm) -> N
     )
     until("the new controller has seen it", lambda: status_of(node, "stays").get("observedGeneration") == 2)
     assert status_of(node, "stays")["container"] == before
+
+
+def runbook_commands() -> list[str]:
+    """Those that only look."""
+    text = "\n".join(page.read_text() for page in sorted((ROOT / "docs" / "runbooks").glob("*.md")))
+    blocks = re.findall(r"^ *```\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    return [
+        line
+        for line in lines
+        if re.match(r"kubectl .*\b(get|logs|describe|auth)\b", line) and "port-forward" not in line
+    ]
+
+
+@pytest.mark.parametrize("command", runbook_commands())
+def test_the_commands_of_the_runbooks_work(node: Node, release: Helm, command: str) -> None:
+    """`grep` may find nothing: all is well."""
+    until("there is a sandbox", lambda: status_of(node, "hello").get("result"))
+    names = {"NS": NAMESPACE, "NAME": NAME, "ACCOUNT": NAME, "THEIRS": "default", "SANDBOX": "hello", "UID": "started"}
+    for name, value in names.items():
+        command = re.sub(rf"\b{name}\b", value, command)
+    env = os.environ | {"KUBECONFIG": str(node.kubeconfig)}
+    done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, timeout=60)
+    assert done.stderr.replace("No resources found\n", "") == ""
+    assert done.returncode in (0, 1)
 
 
 def test_uninstalling_leaves_no_sandbox_no_container_and_no_finalizer(node: Node, release: Helm) -> None:

@@ -1,11 +1,17 @@
 """What a person reads in `kubectl describe`, and what a machine reads in the log."""
 
+import asyncio
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
 
+from controller.cluster.connection import Connection, configuration
+from controller.cluster.recorder import Recorder
+from controller.metrics import Metrics
+from controller.model import sandbox_from_object
 from tests.daemon_proxy import DaemonProxy
 from tests.system.cluster import Cluster, python, until
 from tests.system.conftest import Started
@@ -81,3 +87,19 @@ def test_events_tell_why_a_start_failed_and_not_without_end(embedded: Cluster, l
     told = until("it is told", lambda: [e for e in failed.events() if e["reason"] == "ImageNotFound"])
     assert "nobody/has-this" in told[0]["message"]
     assert len(failed.events()) <= 10
+
+
+async def test_an_object_gets_few_events_however_much_happens_to_it(embedded: Cluster) -> None:
+    noisy, quiet = embedded.create(), embedded.create()
+    connection = Connection(configuration(embedded.server.kubeconfig), Metrics())
+    recorder, now = Recorder(connection), datetime.now(UTC)
+    for number in range(100):
+        recorder.record(sandbox_from_object(noisy.body), "Warning", "Noise", f"number {number}", now)
+    recorder.record(sandbox_from_object(quiet.body), "Normal", "Quiet", "only one", now)
+    recorder.record(sandbox_from_object(noisy.body), "Warning", "Later", "an hour later", now + timedelta(hours=1))
+    writing = asyncio.create_task(recorder.run())
+    await asyncio.to_thread(until, "the last was written", lambda: "Later" in {e["reason"] for e in noisy.events()})
+    writing.cancel()
+    connection.close()
+    assert len(noisy.events()) == 11
+    assert [event["reason"] for event in quiet.events()] == ["Quiet"]
