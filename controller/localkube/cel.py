@@ -1,6 +1,7 @@
 """The CEL rules of CRDs (`x-kubernetes-validations`), with Kubernetes' own functions beside CEL's standard library.
 
-Not known to the engine below: `?.`, `cel.bind`, `optMap`. A rule that uses one fails loudly, it is never skipped.
+Not known to the engine below: `?.`, `cel.bind`, `optMap`, macros with two variables. A rule that uses one is refused,
+never skipped.
 """
 
 import re
@@ -57,9 +58,13 @@ class RuleError(ValueError):
 def compiled(expression: str) -> cel.Program:
     """Raises RuleError, which names the expression."""
     try:
-        return cel.compile(expression)
+        program = cel.compile(expression)
     except ValueError as error:
         raise RuleError(f"compilation failed: {expression}: {error}") from error
+    for name in program.functions():
+        if name.isidentifier() and not name.startswith("_") and name not in _known_functions():
+            raise RuleError(f"compilation failed: {expression}: undeclared reference to '{name}'")
+    return program
 
 
 def check(rule: dict[str, Any], value: Any, schema: dict[str, Any], path: str, old: Any = ABSENT) -> Iterator[Cause]:
@@ -146,6 +151,18 @@ def _escaped(name: str) -> str:
     if name in _KEYWORDS:
         return f"__{name}__"
     return re.sub(r"__|[./-]", lambda found: _SYMBOLS[found[0]], name)
+
+
+# What the engine brings itself, beside operators and macros: https://github.com/google/cel-spec, standard definitions.
+_NATIVE = frozenset(
+    ["contains", "endsWith", "startsWith", "matches", "size", "bool", "bytes", "double", "duration", "dyn", "int", "string", "timestamp", "type", "uint", "getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear", "getFullYear", "getHours", "getMilliseconds", "getMinutes", "getMonth", "getSeconds", "of", "none", "ofNonZeroValue", "hasValue", "value", "or", "orValue"]
+)
+
+
+@lru_cache(maxsize=1)
+def _known_functions() -> frozenset[str]:
+    """The last parts of all their names: `greatest` for `math.greatest`."""
+    return _NATIVE | {name.rpartition(".")[2] for name in _context({}).functions}
 
 
 def _context(variables: dict[str, Any]) -> cel.Context:

@@ -686,6 +686,30 @@ def test_preconditions_of_a_deletion_are_kept(widgets: Widgets) -> None:
     ok(widgets.delete(body={"preconditions": conditions}))
 
 
+@pytest.mark.parametrize(("policy", "stays"), [("Background", False), ("Orphan", True)])
+def test_what_depends_on_an_object_goes_with_it_unless_orphaned(widgets: Widgets, policy: str, stays: bool) -> None:
+    def create(name: str, *owners: dict[str, Any]) -> dict[str, Any]:
+        references = [{"apiVersion": "v1", "kind": "ConfigMap", **owner} for owner in owners]
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "ownerReferences": references}}
+        metadata = ok(widgets.server.call("POST", widgets.core("configmaps"), body), 201)["metadata"]
+        return {"name": name, "uid": metadata["uid"]}
+
+    def owners(name: str) -> list[str] | None:
+        answer = widgets.server.call("GET", widgets.core("configmaps", name))
+        if answer.status_code == 404:
+            return None
+        return [owner["name"] for owner in answer.json()["metadata"].get("ownerReferences", ())]
+
+    owner, other = create("owner"), create("other")
+    create("shared", owner, other)
+    create("child", owner)
+    query = f"propagationPolicy={policy}"
+    assert widgets.server.call("DELETE", widgets.core("configmaps", "owner", query)).status_code == 200
+    eventually(lambda: owners("child") == ([] if stays else None), "the dependent is looked after", 60)
+    assert owners("owner") is None or stays
+    assert "other" in (owners("shared") or ())
+
+
 def test_a_collection_is_deleted_by_selector(widgets: Widgets) -> None:
     for name in ("one", "two", "three"):
         widgets.create(name, labels={"first": name[0]})

@@ -7,11 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.localkube import cel, fields, jsonpath, ownership
+from controller.localkube import cel, core, fields, jsonpath, ownership
+from controller.localkube.admission import Options
 from controller.localkube.failures import Failure
 from controller.localkube.formats import has_format
+from controller.localkube.kinds import Kinds
+from controller.localkube.meta import now_text
 from controller.localkube.ownership import Writer
 from controller.localkube.patch import merge_patch, strategic_merge
+from controller.localkube.registry import Registry
 from controller.localkube.schema import default, prune, validate
 from controller.localkube.store import Store
 from controller.localkube.table import human_duration
@@ -275,6 +279,17 @@ def test_a_store_without_a_past_knows_the_present() -> None:
         store.since(store.version - 1)
 
 
+def test_events_are_forgotten_after_an_hour() -> None:
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    registry = Registry(Store(), Kinds(core.KINDS), began)
+    kind = registry.kinds.of(("", "events"))
+    event = {"apiVersion": "v1", "kind": "Event", "metadata": {"generateName": "e-"}}
+    for minutes in (0, 30, 61):
+        registry.create(kind, "default", event, Options("me"), began + timedelta(minutes=minutes))
+    times = [event["metadata"]["creationTimestamp"] for event in registry.store.objects(("", "events"))]
+    assert sorted(times) == ["2026-01-01T00:30:00Z", "2026-01-01T01:01:00Z"]
+
+
 def test_nobody_sees_what_a_failing_journal_did_not_keep() -> None:
     class Full:
         def load(self) -> tuple[int, list[Any]]:
@@ -292,6 +307,4 @@ def test_nobody_sees_what_a_failing_journal_did_not_keep() -> None:
 
 
 def test_now_is_written_in_utc() -> None:
-    from controller.localkube.meta import now_text
-
     assert now_text(datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)) == "2026-01-02T03:04:05Z"

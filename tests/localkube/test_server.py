@@ -121,7 +121,14 @@ def test_a_newer_definition_replaces_the_stored_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", ["self.size <=", "self.?size.hasValue()", "'a' matches"], ids=["no CEL", "not supported", "no operator"]
+    "rule",
+    [
+        "self.size <=",
+        "'a' matches",
+        "self.?size.hasValue()",
+        "oldSelf.optMap(o, o.size).orValue(1) > 0",
+        "whatever(self)",
+    ],
 )
 def test_a_rule_that_cannot_be_checked_is_refused_not_skipped(rule: str) -> None:
     crd = clone(CRD)
