@@ -23,30 +23,8 @@ ABSENT: Any = object()
 
 # https://kubernetes.io/docs/reference/using-api/cel/#escaping
 _SYMBOLS = {"__": "__underscores__", ".": "__dot__", "-": "__dash__", "/": "__slash__"}
-_KEYWORDS = frozenset(
-    [
-        "true",
-        "false",
-        "null",
-        "in",
-        "as",
-        "break",
-        "const",
-        "continue",
-        "else",
-        "for",
-        "function",
-        "if",
-        "import",
-        "let",
-        "loop",
-        "package",
-        "namespace",
-        "return",
-        "var",
-        "void",
-        "while",
-    ]
+_KEYWORD = re.compile(
+    "true|false|null|in|as|break|const|continue|else|for|function|if|import|let|loop|package|namespace|return|var|void|while"
 )
 
 
@@ -62,7 +40,8 @@ def compiled(expression: str) -> cel.Program:
     except ValueError as error:
         raise RuleError(f"compilation failed: {expression}: {error}") from error
     for name in program.functions():
-        if name.isidentifier() and not name.startswith("_") and name not in _known_functions():
+        is_operator = not name[0].isalpha()
+        if not (is_operator or _NATIVE.fullmatch(name) or name in _library()):
             raise RuleError(f"compilation failed: {expression}: undeclared reference to '{name}'")
     return program
 
@@ -148,21 +127,23 @@ def typed(value: Any, schema: dict[str, Any]) -> Any:
 
 
 def _escaped(name: str) -> str:
-    if name in _KEYWORDS:
+    if _KEYWORD.fullmatch(name):
         return f"__{name}__"
     return re.sub(r"__|[./-]", lambda found: _SYMBOLS[found[0]], name)
 
 
 # What the engine brings itself, beside operators and macros: https://github.com/google/cel-spec, standard definitions.
-_NATIVE = frozenset(
-    ["contains", "endsWith", "startsWith", "matches", "size", "bool", "bytes", "double", "duration", "dyn", "int", "string", "timestamp", "type", "uint", "getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear", "getFullYear", "getHours", "getMilliseconds", "getMinutes", "getMonth", "getSeconds", "of", "none", "ofNonZeroValue", "hasValue", "value", "or", "orValue"]
+_NATIVE = re.compile(
+    "contains|endsWith|startsWith|matches|size|bool|bytes|double|duration|dyn|int|string|timestamp|type|uint"
+    "|get(Date|DayOf(Month|Week|Year)|FullYear|Hours|Milliseconds|Minutes|Month|Seconds)"
+    "|of|none|ofNonZeroValue|hasValue|value|or|orValue"
 )
 
 
 @lru_cache(maxsize=1)
-def _known_functions() -> frozenset[str]:
-    """The last parts of all their names: `greatest` for `math.greatest`."""
-    return _NATIVE | {name.rpartition(".")[2] for name in _context({}).functions}
+def _library() -> frozenset[str]:
+    """The last parts of the names of all other functions: `greatest` for `math.greatest`."""
+    return frozenset(name.rpartition(".")[2] for name in _context({}).functions)
 
 
 def _context(variables: dict[str, Any]) -> cel.Context:
