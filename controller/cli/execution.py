@@ -34,7 +34,9 @@ CANCEL_SECONDS = 5.0
 """For the sandbox to end an interrupted program."""
 STDIN_LIMIT = 12 * 2**20
 """Bytes; the API takes no more (`controller.executions.MAX_INLINE`)."""
-STDIN_HINT_SECONDS = 3.0
+STDIN_HINT_SECONDS = 2.0
+STDIN_SECONDS = 60.0
+"""For the first byte, or the end, of a pipe that nobody asked to pass on."""
 
 
 class Language(StrEnum):
@@ -120,8 +122,8 @@ def _stdin(asked: bool | None) -> dict[str, str]:
     mode = _mode(sys.stdin)
     if not (asked if asked is not None else stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)):
         return {}
-    if asked is None and not select.select([sys.stdin], [], [], STDIN_HINT_SECONDS)[0]:
-        typer.echo("waiting for stdin to end; --no-stdin runs without it", err=True)
+    if asked is None:
+        _wait_for_stdin()
     data = sys.stdin.buffer.read(STDIN_LIMIT + 1)
     if len(data) > STDIN_LIMIT:
         raise Failure(f"stdin has more than {STDIN_LIMIT} bytes; copy it with `cp` and read it from the file")
@@ -131,6 +133,15 @@ def _stdin(asked: bool | None) -> dict[str, str]:
         import base64
 
         return {"stdin_base64": base64.b64encode(data).decode()}
+
+
+def _wait_for_stdin() -> None:
+    # A pipe that somebody's program left open must not hold this one for ever.
+    if select.select([sys.stdin], [], [], STDIN_HINT_SECONDS)[0]:
+        return
+    typer.echo("waiting for stdin; --no-stdin runs without it", err=True)
+    if not select.select([sys.stdin], [], [], STDIN_SECONDS)[0]:
+        raise Failure("stdin is a pipe that gave nothing: -i waits as long as it takes, --no-stdin runs without it")
 
 
 def _mode(stream: IO[str]) -> int:

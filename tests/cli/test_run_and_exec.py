@@ -68,6 +68,16 @@ def test_piped_stdin_reaches_the_program_byte_for_byte(plugin: Plugin, sandbox: 
     assert plugin("exec", "box", "--no-stdin", "--", "cat", input=every_byte).stdout == b""
 
 
+def test_a_pipe_that_stays_silent_is_told(environment: dict[str, str], api: str, sandbox: Sandbox) -> None:
+    command = ["kubectl-sandbox", "exec", "box", "--api", api, "--", "cat"]
+    process = subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    assert "--no-stdin" in process.stderr.readline()
+    assert process.communicate("late but welcome", timeout=30)[0] == "late but welcome"
+
+
 def test_variables_and_kept_state(plugin: Plugin, sandbox: Sandbox) -> None:
     assert plugin("exec", "box", "-e", "A=b=c", "--", "sh", "-c", "echo $A").stdout == "b=c\n"
     plugin("exec", "box", "--state", "s", "-c", "x = 41")
