@@ -64,7 +64,7 @@ from controller.settings import SandboxSettings
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-READY_SECONDS = 10.0
+READY_SECONDS = 30.0
 """An agent answers within 0.1 s; on a machine at its limits it may take longer."""
 GENTLE_SECONDS = 1.0
 """For an agent that was asked to end, to write down what its program printed."""
@@ -333,14 +333,14 @@ class MockBackend:
 
     def _adopt(self, record: Record, seen: Observation) -> None:
         """Watch a living sandbox that an earlier controller started."""
-        if seen.uid not in self._pidfds and seen.state in (RunState.RUNNING, RunState.PAUSED):
+        if seen.uid not in self._pidfds and seen.state is not RunState.EXITED:
             agent = agent_process(self._folder(seen.uid).identity(record))
             if agent is not None:
                 self._watch(seen.uid, agent)
 
     def _watch(self, uid: str, agent: Process) -> None:
         """Be told when this agent ends, and reap it."""
-        pidfd = open_pidfd(agent)
+        pidfd = None if uid in self._pidfds else open_pidfd(agent)
         if pidfd is not None:
             self._pidfds[uid] = pidfd
             asyncio.get_running_loop().add_reader(pidfd, self._ended, uid)

@@ -218,5 +218,5 @@ class TestManyMoreSteps(Sandboxes.TestCase):  # type: ignore[misc, name-defined]
     """The same for longer."""
 
     settings = settings(
-        max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
     )
