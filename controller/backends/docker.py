@@ -7,6 +7,7 @@ import asyncio
 import json
 import math
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -69,6 +70,8 @@ STATES = {
     "paused": RunState.PAUSED,
 }
 WAKING = ["die", "oom", "destroy", "pause", "unpause", "start"]
+EVENTS_OVERLAP = 5.0
+"""Seconds of the past that a stream of events begins with: what happened after the last one broke off."""
 NEVER = "0001-01-01T00:00:00Z"
 
 
@@ -472,7 +475,8 @@ class DockerBackend:
 
     async def events(self) -> AsyncIterator[str]:
         filters = {"type": ["container"], "event": WAKING, "label": [f"{LABEL_INSTANCE}={self._settings.instance}"]}
-        async for event in read_events(await asyncio.to_thread(self._api), filters):
+        since = int(time.time() - EVENTS_OVERLAP)
+        async for event in read_events(await asyncio.to_thread(self._api), filters, since):
             uid = event.get("Actor", {}).get("Attributes", {}).get(LABEL_UID)
             if uid and event.get("Action") == "die":
                 self._agents.forget(uid)

@@ -75,14 +75,14 @@ def _opened(open_stream: Callable[[], Iterator[T]]) -> Iterator[T]:
         raise Unavailable(f"a stream of Docker was not opened: {error}", "DockerUnavailable") from error
 
 
-def read_events(client: docker.APIClient, filters: dict[str, list[str]]) -> AsyncIterator[dict[str, Any]]:
-    """The daemon's events from now on."""
+def read_events(client: docker.APIClient, filters: dict[str, list[str]], since: int) -> AsyncIterator[dict[str, Any]]:
+    """The daemon's events from `since` on (seconds since 1970; of the past it knows the last 256)."""
 
     def close(stream: Any) -> None:
         with suppress(Exception):
             stream.close()
 
-    return _pumped(lambda: client.events(filters=filters, decode=True), close)
+    return _pumped(lambda: client.events(since=since, filters=filters, decode=True), close)
 
 
 def read_logs(client: docker.APIClient, container: str, *, follow: bool) -> AsyncIterator[Piece]:

@@ -194,3 +194,13 @@ async def test_a_start_that_is_cut_off_runs_once_in_the_end(proxy: DaemonProxy, 
     await until("it is started", started)
     seen = await finished(backend, wanted.uid)
     assert seen.tail is not None and (seen.exit_code, seen.tail.stdout) == (0, "once\n")
+
+
+async def test_what_happened_just_before_a_stream_of_events_is_told_by_it(backend: DockerBackend) -> None:
+    wanted = python("pass")
+    await backend.start(wanted)
+    await finished(backend, wanted.uid)
+    events = backend.events()
+    async with asyncio.timeout(10):
+        assert await anext(events) == wanted.uid
+    await events.aclose()  # type: ignore[attr-defined]
