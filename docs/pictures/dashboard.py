@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 HERE = Path(__file__).parent
 DASHBOARD = HERE.parents[1] / "charts" / "sandbox-controller" / "files" / "dashboard.json"
 COLUMNS = 4
+UNITS = {"s": "s", "bytes": "bytes", "Bps": "bytes/s"}
 
 
 def draw(url: str, minutes: float) -> None:
@@ -40,7 +41,7 @@ def draw(url: str, minutes: float) -> None:
                 axis.plot(times, [float(value) for _, value in series["values"]], label=label or None, linewidth=1.2)
         axis.set_title(f"{row}  {panel['title']}", fontsize=9, loc="left")
         unit = panel["fieldConfig"]["defaults"]["unit"]
-        axis.set_ylabel("s" if unit == "s" else "", fontsize=8)
+        axis.set_ylabel(UNITS.get(unit, ""), fontsize=8)
         axis.set_ylim(bottom=0)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
