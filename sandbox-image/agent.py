@@ -99,7 +99,7 @@ MAX_ENTRIES = 10_000  # of a listing,
 MAX_LISTING = 1 << 20  # and its bytes
 WINDOW = 256 * 1024
 CONTEXT_IDLE_SECONDS = 1800.0
-BEGIN_SECONDS = 5.0  # for a supervisor to begin a program
+BEGIN_SECONDS = 20.0  # for a supervisor to begin a program
 NICE = 10  # of programs, so that a hundred busy ones do not keep their supervisor from ending them
 MAX_IDLE = 4  # supervisors that wait for the next execution
 FORCE_SECONDS = 0.4  # after which a supervisor that does not end its program is ended with it
@@ -184,6 +184,15 @@ def below(*roots):
         found |= fresh
         unvisited += fresh
     return found - set(roots)
+
+
+def is_stopped(pid):
+    """Whether a process stands still by a signal."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except OSError:  # there is none
+        return False
 
 
 def send_signal(pid, number):
@@ -737,7 +746,7 @@ class Supervisor:
         finally:
             os.close(job_descriptor)
         self.owner, self.began = owner, False
-        self.force_at = time.monotonic() + BEGIN_SECONDS
+        self.begin_by = self.force_at = time.monotonic() + BEGIN_SECONDS
         self.born = int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
     def end(self):
@@ -768,7 +777,7 @@ class Supervisor:
         else:
             self.retire()
             if not self.idle:
-                self.on_end(None if self.began else {"error": "the process that was to run it was ended; try again"})
+                self.on_end(None if self.began else {"error": "the process that was to run it was ended: try again"})
 
     def on_end(self, report):
         self.report, self.force_at, self.sweep_by = report, None, time.monotonic() + SWEEP_SECONDS
@@ -778,11 +787,15 @@ class Supervisor:
         if self.sweep_by is not None:
             self.sweep()
         elif self.force_at is not None and now > self.force_at:
-            self.force_at = None
-            if self.pid:
-                end_all(lambda: below(self.pid))
-                send_signal(self.pid, signal.SIGKILL)
-            self.agent.end_launcher()  # what stopped this one may have stopped that, too
+            late = now > self.begin_by
+            if self.began or late or is_stopped(self.pid):
+                self.force_at = None
+                if self.pid:
+                    end_all(lambda: below(self.pid))
+                    send_signal(self.pid, signal.SIGKILL)
+            else:  # it is only slow
+                self.force_at = now + FORCE_SECONDS
+            self.agent.end_stopped(late and not self.began)
 
     def sweep(self):
         """After its report nothing is left of a program, unless the supervisor was killed or is no subreaper."""
@@ -1059,6 +1072,8 @@ class Execution:
 
     def on_gone(self, report):
         """Make the result. `report` is None if the supervisor was killed, by the program or by us."""
+        if report and "error" in report and self.ending:  # ended before it began
+            report = None
         if report and "error" in report:
             self.close()
             self.refusal = Refusal("Busy", report["error"])
@@ -1076,7 +1091,7 @@ class Execution:
             if exit_code == 128 + signal.SIGKILL and self.agent.oom_kills.count() > self.oom_kills:
                 reason = "OOMKilled"
             elif report is None:
-                message = "its supervisor was ended from within the sandbox"
+                message = "its supervisor was ended by a program in the sandbox"
         stdout, stderr = self.output[STDOUT], self.output[STDERR]
         self.result = {
             "id": self.id,
@@ -1710,12 +1725,15 @@ class Agent:
         except OSError as error:
             raise Refusal("Busy", f"no process could be started: {error.strerror}") from None
 
-    def end_launcher(self):
-        """End the launcher and the supervisors that wait for work: they may be stopped. Others come when needed."""
-        for supervisor in [each for each in self.supervisors if each.idle]:
+    def end_stopped(self, launcher_too):
+        """End what a program has stopped of the launcher and the supervisors that wait. Others come when needed."""
+        for supervisor in [each for each in self.supervisors if each.idle and is_stopped(each.pid)]:
             supervisor.retire()
-            if supervisor.pid:
-                send_signal(supervisor.pid, signal.SIGKILL)
+            send_signal(supervisor.pid, signal.SIGKILL)
+        if launcher_too or any(map(is_stopped, self.launchers)):
+            self.end_launcher()
+
+    def end_launcher(self):
         for pid in self.launchers:
             send_signal(pid, signal.SIGKILL)
         if self.requests:

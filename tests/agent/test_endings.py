@@ -11,6 +11,9 @@ import pytest
 from tests.agent.conftest import RunningAgent, processes_with
 from tests.agent.peer import EOF, AgentRefused, Peer
 
+PATIENCE = 1.0 if os.getloadavg()[0] < 2 * (os.cpu_count() or 1) else 10.0
+"""Seconds for an end: one, as promised, but not on a machine that has many times the work it can do."""
+
 HIDE = {
     "setsid": "setsid sleep {0} & sleep {0}",
     "double fork": "(setsid sleep {0} &) ; sleep {0}",
@@ -37,7 +40,7 @@ def gone_within(seconds: float, mark: str) -> bool:
 def test_a_deadline_ends_everything_within_a_second(peer: Peer, how: str) -> None:
     mark = marker()
     done = peer.bash(HIDE[how].format(mark), deadline=0.4)
-    assert done.result and 400 <= done.result["duration_ms"] < 1400
+    assert done.result and 400 <= done.result["duration_ms"] < 400 + 1000 * PATIENCE
     assert (done.result["reason"], done.result["exit_code"]) == ("Timeout", 137)
     assert processes_with(mark) == []
 
@@ -48,7 +51,7 @@ def test_a_cancel_ends_everything_within_a_second(peer: Peer, how: str) -> None:
     number = peer.start("bash", code=HIDE[how].format(mark) + "", id="c" + mark)
     peer.wait(lambda: processes_with(mark) or peer.read_once(0.01))
     assert peer.ask("cancel", id="c" + mark).result == {"ended": True}
-    assert gone_within(1, mark)
+    assert gone_within(PATIENCE, mark)
     assert peer.finish(number).result["reason"] == "Cancelled"  # type: ignore[index]
 
 
@@ -89,8 +92,8 @@ def test_a_fork_bomb_is_ended_in_time_and_others_are_served(container_agent: Run
     began = time.monotonic()
     done = peer.bash(":(){ :|:& };: 2>/dev/null; sleep 60", deadline=1, output_limit=0)
     assert done.result and done.result["reason"] == "Timeout"
-    assert time.monotonic() - began < 2
-    assert peer.bash("ls -d /proc/[0-9]* | wc -l").stdout.strip() < b"9"
+    assert time.monotonic() - began < 1 + PATIENCE
+    assert int(peer.bash("ls -d /proc/[0-9]* | wc -l").stdout) < 9
 
 
 def test_a_fork_bomb_of_processes_that_hide_is_ended(container_agent: RunningAgent) -> None:
@@ -106,7 +109,7 @@ while True:
 """
     done = peer.python(code, deadline=1)
     assert done.result and done.result["reason"] == "Timeout"
-    assert done.result["duration_ms"] < 2000
+    assert done.result["duration_ms"] < 1000 * (1 + PATIENCE)
     assert peer.python("print(1)").stdout == b"1\n"
 
 
@@ -116,8 +119,8 @@ def test_a_program_that_attacks_its_supervisor_is_ended_and_reported(peer: Peer,
     began = time.monotonic()
     done = peer.bash(f"(setsid sleep {mark} &); kill -{signal_} $PPID; sleep {mark}", deadline=0.5)
     assert done.result and done.result["exit_code"] == 137
-    assert time.monotonic() - began < 2
-    assert gone_within(1, mark)
+    assert time.monotonic() - began < 0.5 + PATIENCE
+    assert processes_with(mark) == []
     assert peer.python("print('next')").stdout == b"next\n"
 
 
@@ -144,11 +147,11 @@ def test_orphans_of_a_killed_supervisor_are_ended_and_no_others(peer: Peer) -> N
     other = peer.start("bash", code=f"(setsid sleep {other_mark} &); read line; echo end", stdin=True)
     peer.wait(lambda: processes_with(other_mark) or peer.read_once(0.01))
     peer.bash(f"(setsid sleep {mark} &); (setsid setsid sleep {mark} &); kill -KILL $PPID; sleep 5")
-    assert gone_within(1, mark)
+    assert processes_with(mark) == []
     assert processes_with(other_mark)
     peer.send(EOF, other)
     assert peer.finish(other).stdout == b"end\n"
-    assert gone_within(1, other_mark)
+    assert gone_within(PATIENCE, other_mark)
 
 
 def test_too_little_memory_is_told_as_such(container_agent: RunningAgent) -> None:
@@ -187,7 +190,7 @@ def test_sigterm_ends_everything_and_exits_0(start: Callable[..., RunningAgent])
     peer.wait(lambda: len(processes_with(mark)) >= 2 or peer.read_once(0.01))
     began = time.monotonic()
     assert agent.stop() == 0
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < PATIENCE
     assert processes_with(mark) == []
 
 
@@ -197,7 +200,7 @@ def test_the_end_of_the_agent_is_the_end_of_what_it_runs(start: Callable[..., Ru
     peer.start("bash", code=f"sleep {mark}")
     peer.wait(lambda: processes_with(mark) or peer.read_once(0.01))
     agent.process.send_signal(signal.SIGKILL)
-    assert gone_within(2, mark)
+    assert gone_within(1 + PATIENCE, mark)
 
 
 def test_the_agent_reaps_what_nobody_waits_for(container_agent: RunningAgent) -> None:
