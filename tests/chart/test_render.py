@@ -1,8 +1,8 @@
 """What the chart makes of its values; no cluster is asked."""
 
-import importlib.util
 import json
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -151,12 +151,9 @@ def test_the_schema_is_closed_but_for_types_of_kubernetes() -> None:
 
 
 def test_every_value_is_in_the_schema_and_in_the_readme() -> None:
-    spec = importlib.util.spec_from_file_location("readme", ROOT / "charts" / "readme.py")
-    assert spec and spec.loader
-    readme = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(readme)
-    assert readme.PAGE.read_text() == readme.page(), "python charts/readme.py"
-    described = [path for path, _ in readme.described()]
+    readme = runpy.run_path(str(ROOT / "charts" / "readme.py"))
+    assert readme["PAGE"].read_text() == readme["page"](), "python charts/readme.py"
+    described = [path for path, _ in readme["described"]()]
 
     def undescribed(value: Any, schema: dict[str, Any], path: str = "") -> Iterator[str]:
         if path in described:
