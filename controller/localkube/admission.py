@@ -12,9 +12,8 @@ from datetime import datetime
 from controller.localkube import failures, meta, ownership, schema
 from controller.localkube.kinds import Kind
 from controller.localkube.ownership import Writer
-from controller.localkube.schema import ABSENT
 from controller.localkube.store import Object
-from controller.localkube.values import same
+from controller.localkube.values import ABSENT, same
 
 _NAME_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # without vowels, as on the real server: no words by accident
 _SERVER_FIELDS = (

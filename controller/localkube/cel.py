@@ -16,10 +16,7 @@ from cel.stdlib import add_stdlib_to_context
 
 from controller.localkube import failures, formats
 from controller.localkube.failures import Cause
-from controller.localkube.values import same
-
-ABSENT: Any = object()
-"""There is no old value."""
+from controller.localkube.values import ABSENT, same
 
 # https://kubernetes.io/docs/reference/using-api/cel/#escaping
 _SYMBOLS = {"__": "__underscores__", ".": "__dot__", "-": "__dash__", "/": "__slash__"}

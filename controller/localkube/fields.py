@@ -8,8 +8,8 @@ of sigs.k8s.io/structured-merge-diff.
 import json
 from typing import Any
 
-from controller.localkube.schema import ABSENT, Schema, list_key
-from controller.localkube.values import same
+from controller.localkube.schema import Schema, list_key
+from controller.localkube.values import ABSENT, same
 
 Path = tuple[str, ...]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from controller.localkube.failures import Failure
 from controller.localkube.fields import Path, children, compare, decode, display, encode, paths_of
-from controller.localkube.schema import ABSENT, Schema
+from controller.localkube.schema import Schema
 from controller.localkube.store import Object
-from controller.localkube.values import clone
+from controller.localkube.values import ABSENT, clone
 
 _UNOWNED = {
     ("f:apiVersion",),

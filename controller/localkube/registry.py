@@ -11,7 +11,7 @@ from controller.localkube.formats import date_time
 from controller.localkube.kinds import Kind, Kinds
 from controller.localkube.ownership import Writer
 from controller.localkube.selectors import Selector
-from controller.localkube.store import Object, Resource, Store
+from controller.localkube.store import Object, Resource, Store, key_of
 from controller.localkube.values import same
 
 PERMANENT_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
@@ -236,6 +236,8 @@ class Registry:
             self._remove(kind, new, now)
         else:
             new = self.store.put(kind.resource, new)
+            if kind.plural == "namespaces":
+                self._finish_namespace(new["metadata"]["name"])
         return Written(events.from_storage(kind, new), warnings=admitted.warnings)
 
     def delete(self, kind: Kind, namespace: str, name: str, options: DeleteOptions, now: datetime) -> Object:
@@ -281,12 +283,9 @@ class Registry:
     ) -> list[Object]:
         """Deletes each selected object; returns them as they were."""
         objects = self.select(kind, namespace, selects)
-        for obj in objects:
-            metadata = obj["metadata"]
-            if self.store.get(
-                kind.resource, (metadata.get("namespace", ""), metadata["name"])
-            ):  # not gone with its owner
-                self.delete(kind, metadata.get("namespace", ""), metadata["name"], options, now)
+        for key in map(key_of, objects):
+            if self.store.get(kind.resource, key):  # it may have gone with its owner
+                self.delete(kind, *key, options, now)
         return objects
 
     def _delete_namespace(self, kind: Kind, old: Object, options: DeleteOptions, now: datetime) -> Object:
@@ -313,6 +312,8 @@ class Registry:
         namespace = self.store.get(("", "namespaces"), ("", name))
         if namespace is None or "deletionTimestamp" not in namespace["metadata"]:
             return
+        if namespace["metadata"].get("finalizers"):
+            return
         if not any(self.store.objects(resource, name) for resource in self.store.resources()):
             self.store.remove(("", "namespaces"), namespace)
 
@@ -329,9 +330,10 @@ class Registry:
         self.store.remove(kind.resource, obj)
         uid, namespace = obj["metadata"]["uid"], obj["metadata"].get("namespace", "")
         for resource in self.store.resources():
-            for dependent in self.store.objects(resource, namespace or None):
-                owners = dependent["metadata"].get("ownerReferences", ())
-                if any(owner["uid"] == uid for owner in owners):
+            for key in map(key_of, self.store.objects(resource, namespace or None)):
+                dependent = self.store.get(resource, key)  # as it is after the others were looked after
+                owners = dependent["metadata"].get("ownerReferences", ()) if dependent else ()
+                if dependent and any(owner["uid"] == uid for owner in owners):
                     self._disown(resource, dependent, uid, now, orphan=orphan)
         if namespace:
             self._finish_namespace(namespace)
@@ -341,7 +343,7 @@ class Registry:
         remaining = [owner for owner in metadata["ownerReferences"] if owner["uid"] != uid]
         kind = self.kinds.serving(resource)
         if kind and not remaining and not orphan:
-            self.delete(kind, metadata.get("namespace", ""), metadata["name"], DeleteOptions(), now)
+            self.delete(kind, *key_of(dependent), DeleteOptions(), now)
         else:
             self.store.put(resource, {**dependent, "metadata": {**metadata, "ownerReferences": remaining}})
 

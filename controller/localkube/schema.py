@@ -11,12 +11,9 @@ from typing import Any
 from controller.localkube import cel
 from controller.localkube.failures import Cause, duplicate, invalid_value, required, unsupported
 from controller.localkube.formats import has_format
-from controller.localkube.values import clone, same, type_name
+from controller.localkube.values import ABSENT, clone, same, type_name
 
 Schema = dict[str, Any]
-
-ABSENT: Any = object()
-"""There is no such value (None is a value: JSON's null)."""
 
 _META = {"apiVersion", "kind", "metadata"}
 
@@ -266,7 +263,7 @@ def check_rules(value: Any, schema: Schema, path: str, old: Any) -> Iterator[Cau
     if value is None:
         return
     for rule in schema.get("x-kubernetes-validations", ()):
-        yield from cel.check(rule, value, schema, path, cel.ABSENT if old is ABSENT else old)
+        yield from cel.check(rule, value, schema, path, old)
     if isinstance(value, dict):
         for name, item in value.items():
             sub = _sub_schema(schema, name)

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+ABSENT: Any = object()
+"""There is no such value (None is one: JSON's null)."""
+
 
 def same(one: object, other: object) -> bool:
     """Whether two JSON values are the same, types included."""

@@ -15,7 +15,7 @@ from controller.localkube.kinds import Kinds
 from controller.localkube.meta import now_text
 from controller.localkube.ownership import Writer
 from controller.localkube.patch import merge_patch, strategic_merge
-from controller.localkube.registry import Registry
+from controller.localkube.registry import DeleteOptions, Registry
 from controller.localkube.schema import default, prune, validate
 from controller.localkube.store import Store
 from controller.localkube.table import human_duration
@@ -288,6 +288,20 @@ def test_events_are_forgotten_after_an_hour() -> None:
         registry.create(kind, "default", event, Options("me"), began + timedelta(minutes=minutes))
     times = [event["metadata"]["creationTimestamp"] for event in registry.store.objects(("", "events"))]
     assert sorted(times) == ["2026-01-01T00:30:00Z", "2026-01-01T01:01:00Z"]
+
+
+def test_a_chain_of_dependents_goes_with_its_beginning() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    registry = Registry(Store(), Kinds(core.KINDS), now)
+    kind = registry.kinds.of(("", "configmaps"))
+    uids: dict[str, str] = {}
+    for name, owners in {"z": "", "a": "z", "b": "za", "c": "zab"}.items():
+        references = [{"apiVersion": "v1", "kind": "ConfigMap", "name": owner, "uid": uids[owner]} for owner in owners]
+        config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "ownerReferences": references}}
+        written = registry.create(kind, "default", config, Options("me"), now)
+        uids[name] = written.object["metadata"]["uid"]
+    registry.delete(kind, "default", "z", DeleteOptions(), now)
+    assert registry.store.objects(kind.resource) == []
 
 
 def test_nobody_sees_what_a_failing_journal_did_not_keep() -> None:
