@@ -55,6 +55,8 @@ def settings() -> Iterator[Settings]:
 async def backend(settings: Settings) -> AsyncIterator[Backend]:
     backend = MockBackend(settings.sandbox)
     yield backend
+    for each in await backend.list():
+        await backend.remove(each.uid)
     await backend.close()
 
 
@@ -62,18 +64,19 @@ async def backend(settings: Settings) -> AsyncIterator[Backend]:
 def serve(backend: Backend, settings: Settings) -> Serve:
     @asynccontextmanager
     async def serve(
-        authenticator: Authenticator | None = None, headers: dict[str, str] | None = None, **api: Any
+        authenticator: Authenticator | None = None,
+        headers: dict[str, str] | None = None,
+        directory: MemoryDirectory | None = None,
+        **api: Any,
     ) -> AsyncIterator[Api]:
         changed = settings.model_copy(update={"api": settings.api.model_copy(update=api)})
-        directory = MemoryDirectory(backend)
+        directory = directory or MemoryDirectory(backend)
         app = build_app(directory, changed, authenticator or Authenticator())
         async with (
             serving(app, changed.api) as url,
             httpx.AsyncClient(base_url=url, headers=headers, timeout=30, trust_env=False) as client,
         ):
             yield Api(url, client, directory)
-            for each in directory.list():
-                await backend.remove(each.uid)
 
     return serve
 

@@ -15,9 +15,9 @@ from controller.model import MOCK_WARNING, Sandbox, parse_spec
 class MemoryDirectory:
     """Each object is acted on at once; nothing watches what happens to it later."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, objects: Mapping[str, Sandbox] | None = None) -> None:
         self._backend = backend
-        self.objects: dict[str, Sandbox] = {}
+        self.objects = dict(objects or {})
 
     def get(self, uid: str) -> Sandbox | None:
         return self.objects.get(uid)

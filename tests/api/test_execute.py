@@ -9,8 +9,12 @@ from typing import Any
 import httpx
 import pytest
 
+from controller.backends import Backend
+from controller.backends.mock import MockBackend
 from controller.executions import keyed_id
+from controller.settings import Settings
 from tests.api.conftest import Api, Serve, problem
+from tests.api.memory import MemoryDirectory
 
 RESULT = {"exit_code", "reason", "stdout", "stderr", "truncated", "duration_ms", "execution_id", "path"}
 
@@ -77,6 +81,25 @@ async def test_a_retry_while_the_first_still_runs_waits_for_it(api: Api) -> None
     assert first.json()["stdout"] == again.json()["stdout"] != ""
 
 
+async def test_a_retry_after_a_restart_of_the_controller_runs_nothing(
+    serve: Serve, settings: Settings, backend: Backend
+) -> None:
+    code = "import time; time.sleep(1); print(time.time_ns())"
+    async with serve() as api:
+        uid = await api.create()
+        done = await api.execute(uid, key="done", code=code)
+        await events_until_first(api, uid, "running", code)
+
+    restarted = MockBackend(settings.sandbox.model_copy(update={"timeout": 7}))
+    async with serve(directory=MemoryDirectory(restarted, api.directory.objects)) as api:
+        assert (await api.execute(uid, key="done", code=code)).json()["stdout"] == done.json()["stdout"]
+        attached = await api.execute(uid, key="running", code=code)
+        assert attached.json()["reason"] == "Completed"
+        assert (await api.execute(uid, key="running", code=code)).json()["stdout"] == attached.json()["stdout"]
+        problem(await api.execute(uid, key="running", code="print(1)"), 422, "idempotency-key-reused")
+    await restarted.close()
+
+
 async def test_another_request_under_the_same_key_is_refused(api: Api) -> None:
     uid = await api.create()
     await api.execute(uid, key="k1", code="print(1)")
@@ -102,6 +125,13 @@ async def events(api: Api, uid: str, **body: Any) -> list[tuple[str, dict[str, A
     async with api.client.stream("POST", f"/sandbox/{uid}/execute", json=body, headers=headers) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         return [event async for event in parsed(answer)]
+
+
+async def events_until_first(api: Api, uid: str, key: str, code: str) -> None:
+    """Begins an execution and goes away."""
+    headers = {"Accept": "text/event-stream", "Idempotency-Key": key}
+    async with api.client.stream("POST", f"/sandbox/{uid}/execute", json={"code": code}, headers=headers) as answer:
+        await anext(answer.aiter_lines())
 
 
 async def parsed(answer: httpx.Response):  # type: ignore[no-untyped-def]
@@ -150,9 +180,7 @@ async def test_a_refusal_is_a_status_and_no_stream(api: Api) -> None:
 async def test_a_client_that_leaves_cancels_nothing(api: Api) -> None:
     uid = await api.create()
     code = "import time; time.sleep(1); print(time.time_ns())"
-    headers = {"Accept": "text/event-stream", "Idempotency-Key": "k1"}
-    async with api.client.stream("POST", f"/sandbox/{uid}/execute", json={"code": code}, headers=headers) as answer:
-        await anext(answer.aiter_lines())
+    await events_until_first(api, uid, "k1", code)
 
     result = (await api.execute(uid, key="k1", code=code)).json()
     assert (result["reason"], result["exit_code"]) == ("Completed", 0)
@@ -168,8 +196,9 @@ async def test_an_execution_can_be_cancelled_by_the_id_that_progress_tells(api: 
         began = time.monotonic()
         cancelled = await api.client.delete(f"/sandbox/{uid}/executions/{progress['execution_id']}")
         assert cancelled.status_code == 204
-        names = [name async for name, _ in seen]
-    assert names[-1] == "result"
+        rest = [event async for event in seen]
+    assert rest[-1][0] == "result", rest
+    assert rest[-1][1]["reason"] == "Cancelled"
     assert time.monotonic() - began < 5
 
 
