@@ -217,6 +217,4 @@ class TestSandboxes(Sandboxes.TestCase):  # type: ignore[misc, name-defined]
 class TestManyMoreSteps(Sandboxes.TestCase):  # type: ignore[misc, name-defined]
     """The same for longer."""
 
-    settings = settings(
-        max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-    )
+    settings = settings(max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
