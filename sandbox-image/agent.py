@@ -6,13 +6,14 @@
     agent.py --workspace DIR --run SPEC --result RESULT          one program, no frames; see `run_once`
 
 Processes
-    agent ── launcher ── supervisor (one per execution or context) ── the program and all that it starts
-  The agent holds the link and every result, and never runs foreign code. The launcher is a warm interpreter that only
-  forks. A supervisor is the subreaper of its program: whatever daemonises comes back to it, so that it can end
-  everything. If a program ends its supervisor (they have the same user), what is left comes to the agent, which ends it.
-  Agent, launcher and supervisors are not dumpable: a program cannot open their memory or descriptors. (gVisor of 2022
-  has neither subreapers nor that check: there, orphans are ended when any execution ends, and a program can garble the
-  link of its own sandbox.)
+    agent ── launcher ── supervisors ── each the program of one execution or context, and all that it starts
+  The agent holds the link and every result, and never runs foreign code. The launcher is a warm interpreter that forks
+  supervisors, and they fork programs, ahead of need: to run Python is to continue a fork, not to start an interpreter. A
+  supervisor is the subreaper of its program: whatever daemonises comes back to it, so that it can end everything. If a
+  program ends its supervisor (they have the same user), what is left comes to the agent, which ends it. Agent, launcher
+  and supervisors are not dumpable: a program cannot open their memory or descriptors. (gVisor of 2022 has no subreapers
+  and does not guard descriptors: there, orphans are ended when any execution ends, and a program can garble the link of
+  its own sandbox.)
 
 Protocol 1
   Both directions carry frames, all integers big-endian:
@@ -64,6 +65,7 @@ Protocol 1
   ran, its result is no longer kept), NotFound, Forbidden (a path that leaves the workspace or is no regular file),
   TooLarge, NoSpace, Failed (what the operating system says).
 """
+
 import binascii
 import collections
 import ctypes
@@ -91,7 +93,7 @@ MAX_EXECUTIONS = 32
 MAX_CONTEXTS = 8
 MAX_CHANNELS = 128
 MAX_KEPT = 256  # finished executions whose results are kept,
-MAX_KEPT_BYTES = 16 << 20  # and their output, the oldest dropped first
+MAX_KEPT_BYTES = 16 << 20  # and their output, or an eighth of the container's memory; the oldest is dropped first
 MAX_FORGOTTEN = 10_000  # ids remembered after that, so that a late retry is refused and not run again
 MAX_TAIL = 16 * 1024  # of each stream in the result of --run,
 MAX_LOG = 1 << 20  # and in its log
@@ -113,7 +115,8 @@ MAX_FRAME = HEADER.size + MAX_PAYLOAD
 HELLO, REQUEST, PART, DATA, EOF, CREDIT, STARTED, STDOUT, STDERR, RESULT, ERROR, CLOSE = range(1, 13)
 
 LIBC = ctypes.CDLL(None, use_errno=True)
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 37, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4  # linux/prctl.h
+PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 37, 38
 LAUNCHER_FD = 3
 # Variables that an interpreter reads only when it starts, so that a warm one will not do.
 INTERPRETER_VARIABLE = re.compile("PYTHON(?!PATH$|UNBUFFERED$|DONTWRITEBYTECODE$|_)").match
@@ -236,20 +239,30 @@ def resident_bytes(pids):
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-class OomKills:
-    """How many processes of this container the kernel has killed for memory."""
+class ContainerMemory:
+    """What the kernel says of this container's memory, to the agent of a container; both versions of cgroups."""
 
     def __init__(self):
-        self.file = None
-        for path in ("/sys/fs/cgroup/memory/memory.oom_control", "/sys/fs/cgroup/memory.events"):
-            if os.getpid() == 1 and os.path.exists(path):
-                self.file = os.open(path, os.O_RDONLY)
+        self.events = None
+        self.limit = sys.maxsize  # bytes
+        for events, limit in (
+            ("memory/memory.oom_control", "memory/memory.limit_in_bytes"),
+            ("memory.events", "memory.max"),
+        ):
+            try:
+                if os.getpid() == 1:
+                    self.events = os.open("/sys/fs/cgroup/" + events, os.O_RDONLY)
+                    with open("/sys/fs/cgroup/" + limit) as file:
+                        self.limit = int(file.read())
+            except (OSError, ValueError):  # not this version, or "max"
+                pass
 
-    def count(self):
-        """0 where the kernel does not say."""
-        if self.file is None:
+    def kills(self):
+        """How many processes the kernel has killed for memory; 0 where it does not say."""
+        if self.events is None:
             return 0
-        return sum(int(line[9:]) for line in os.pread(self.file, 4096, 0).splitlines() if line.startswith(b"oom_kill "))
+        lines = os.pread(self.events, 4096, 0).splitlines()
+        return sum(int(line[9:]) for line in lines if line.startswith(b"oom_kill "))
 
 
 def memory_file(job):
@@ -417,7 +430,11 @@ def become_program(stdin, stdout, stderr, job_descriptor, work=-1):
             return lambda: run_python(job["code"])
         replace_process(job)
     except OSError as error:
-        what = job["argv"][0] if job["kind"] == "command" and error.filename != job["cwd"] else error.filename or job["kind"]
+        what = (
+            job["argv"][0]
+            if job["kind"] == "command" and error.filename != job["cwd"]
+            else error.filename or job["kind"]
+        )
         os.write(2, f"{what}: {error.strerror}\n".encode("utf-8", "surrogateescape"))
         os._exit(127 if error.errno == errno.ENOENT else 126)
 
@@ -685,7 +702,7 @@ class Upload:
     def write(self, data):
         self.bytes += len(data)
         while data:
-            data = data[os.write(self.file, data):]
+            data = data[os.write(self.file, data) :]
 
     def finish(self):
         os.rename(self.temporary, self.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
@@ -1029,7 +1046,7 @@ class Execution:
         self.result = self.ending = self.refusal = None
         self.started_at, self.started = time.time(), time.monotonic()
         self.seconds, self.deadline = request["deadline"], None
-        self.oom_kills = agent.oom_kills.count()
+        self.oom_kills = agent.container_memory.kills()
         self.context = self.supervisor = None
         self.stdin = Input(agent)
         self.output = {}
@@ -1088,7 +1105,7 @@ class Execution:
         reason, message = self.ending, None
         if reason is None:
             reason = "Error" if exit_code else "Completed"
-            if exit_code == 128 + signal.SIGKILL and self.agent.oom_kills.count() > self.oom_kills:
+            if exit_code == 128 + signal.SIGKILL and self.agent.container_memory.kills() > self.oom_kills:
                 reason = "OOMKilled"
             elif report is None:
                 message = "its supervisor was ended by a program in the sandbox"
@@ -1164,7 +1181,9 @@ def checked_execution(request, workspace):
     checked["input"] = b""
     checked["files"] = [checked_file(file) for file in member("files", list, [])]
     try:
-        json.dumps([checked["argv"], checked["env"], checked["cwd"]], ensure_ascii=False).encode("utf-8", "surrogateescape")
+        json.dumps([checked["argv"], checked["env"], checked["cwd"]], ensure_ascii=False).encode(
+            "utf-8", "surrogateescape"
+        )
     except UnicodeEncodeError:
         raise Refusal("BadRequest", "argv, env, cwd: not valid Unicode") from None
     return checked
@@ -1540,7 +1559,8 @@ class Agent:
         self.active_at = self.watched_at = time.monotonic()
         self.stopping = False
         self.null = os.open(os.devnull, os.O_RDWR)
-        self.oom_kills = OomKills()
+        self.container_memory = ContainerMemory()
+        self.max_kept_bytes = min(MAX_KEPT_BYTES, self.container_memory.limit // 8)
         LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
         LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         self.subreaper = become_subreaper()
@@ -1672,7 +1692,7 @@ class Agent:
             return
         self.kept[execution.id] = execution
         self.kept_bytes += execution.kept_bytes()
-        while len(self.kept) > MAX_KEPT or (self.kept_bytes > MAX_KEPT_BYTES and len(self.kept) > 1):
+        while len(self.kept) > MAX_KEPT or (self.kept_bytes > self.max_kept_bytes and len(self.kept) > 1):
             _, oldest = self.kept.popitem(last=False)
             self.kept_bytes -= oldest.kept_bytes()
             self.forgotten[oldest.id] = oldest.digest
@@ -1856,7 +1876,11 @@ def run_once(agent, spec_path, result_path):
     agent.serve(until=lambda: execution.result or execution.refusal)
     if not execution.result:
         reason = "Cancelled" if agent.stopping else "Error"
-        execution.result = {"exit_code": None, "reason": reason, "message": str(execution.refusal or "ended by a signal")}
+        execution.result = {
+            "exit_code": None,
+            "reason": reason,
+            "message": str(execution.refusal or "ended by a signal"),
+        }
     result = {key: value for key, value in execution.result.items() if not key.startswith("dropped")}
     for name, tail in tails.items():
         result[name] = binascii.b2a_base64(tail, newline=False).decode()
