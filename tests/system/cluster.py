@@ -19,6 +19,8 @@ from tests.localkube.servers import MERGE, Server, ok
 Body = dict[str, Any]
 SECONDS = 60.0
 """How long something may take on a busy machine before it counts as never."""
+POLL = 0.1
+"""Seconds between two looks."""
 LAST = "last"
 """Name of the object whose end ends a count of writes."""
 _numbers = itertools.count(1)
@@ -29,7 +31,7 @@ def until(what: str, look: Callable[[], Any], seconds: float = SECONDS) -> Any:
     deadline = time.monotonic() + seconds
     while not (seen := look()):
         assert time.monotonic() < deadline, f"after {seconds:g} s still not: {what}"
-        time.sleep(0.03)
+        time.sleep(POLL)
     return seen
 
 
@@ -157,7 +159,7 @@ class Applied:
         deadline = time.monotonic() + seconds
         while not holds(status := self.status):
             assert time.monotonic() < deadline, f"after {seconds:g} s still not {what}: {json.dumps(status)}"
-            time.sleep(0.03)
+            time.sleep(POLL)
         return status
 
     def until_phase(self, *phases: str, seconds: float = SECONDS) -> Body:
