@@ -130,10 +130,14 @@ with SandboxManager().create() as sandbox:
 def test_ctrl_c_ends_the_program(environment: dict[str, str]) -> None:
     command = [sys.executable, "-c", INTERRUPTED, f"{uuid.uuid4().int % 10**9}.125"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stdout.readline() == "up\n"
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=30)[0] == "ended\n"
-    assert process.returncode == 0
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30)[0] == "ended\n"
+        assert process.returncode == 0
+    finally:
+        process.send_signal(signal.SIGINT)  # where a claim failed: its sandbox shall not stay
+        process.communicate()
 
 
 FORKED = """
