@@ -17,8 +17,13 @@ import pytest
 from tests.agent.conftest import AGENT, RunningAgent, processes_with, start_process
 from tests.agent.peer import Peer
 from tests.agent.test_endings import PATIENCE, gone_within, marker
+from tests.conftest import missing
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can drop to another user: run the tests as root")
+
+@pytest.fixture
+def root() -> None:
+    if os.geteuid() != 0:
+        missing("only root can drop to another user", "run the tests as root")
 
 
 def connect(path: Path) -> Peer:
@@ -73,7 +78,7 @@ def start_dropped(folder: Path, *options: str) -> RunningAgent:
     )
 
 
-@as_root
+@pytest.mark.usefixtures("root")
 def test_only_its_starter_and_root_may_connect(tmp_path: Path) -> None:
     (tmp_path / "workspace").mkdir()
     agent = start_dropped(tmp_path, "--socket", str(tmp_path / "link"))
@@ -93,7 +98,7 @@ print(link.recv(1))
         agent.stop()
 
 
-@as_root
+@pytest.mark.usefixtures("root")
 def test_an_agent_that_dropped_its_user_is_closed_to_its_programs(tmp_path: Path) -> None:
     (tmp_path / "workspace").mkdir()
     agent = start_dropped(tmp_path)
