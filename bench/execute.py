@@ -120,7 +120,9 @@ def flood(url: str) -> float:
         small = "import sys; sys.stdout.write('x' * 2_000_000)"
         execute(client, sandbox, small)  # what one answer of the full size needs, is needed before
         before = memory()
-        result = execute(client, sandbox, "import sys\nfor _ in range(200): sys.stdout.write('x' * 1_000_000)", timeout=60)
+        result = execute(
+            client, sandbox, "import sys\nfor _ in range(200): sys.stdout.write('x' * 1_000_000)", timeout=60
+        )
         assert result["truncated"] and len(str(result["stdout"])) == 2**20
         grown = memory() - before
         client.delete(f"/sandbox/{sandbox}", timeout=60)
@@ -160,7 +162,9 @@ def cold(count: int) -> tuple[float, float]:
 
     def raw() -> None:
         sandbox = Sandbox(uid=uuid.uuid4().hex, name="raw", namespace="bench", spec=SandboxSpec(image=IMAGE))
-        container = client.create_container_from_config(create_body(sandbox, defaults, Image(image["Id"], True, command)))
+        container = client.create_container_from_config(
+            create_body(sandbox, defaults, Image(image["Id"], True, command))
+        )
         client.start(container["Id"])
         client.remove_container(container["Id"], force=True, v=True)
 
@@ -199,7 +203,13 @@ def main() -> None:
         over, left = overshoot(url)
         rows.append(("beyond a deadline of 1 s, processes left", f"{over:.2f} s, {left}", "0.3 s, 0"))
     ours, raw = cold(20)
-    rows.append(("create → output → deleted, over raw create+start+remove", f"{ours:.0f} / {raw:.0f} ms = {ours / raw:.2f}", "1.3"))
+    rows.append(
+        (
+            "create → output → deleted, over raw create+start+remove",
+            f"{ours:.0f} / {raw:.0f} ms = {ours / raw:.2f}",
+            "1.3",
+        )
+    )
 
     print("\n| | measured | aim |\n|---|---|---|")
     for row in rows:

@@ -54,9 +54,7 @@ def autogen(image: str) -> Iterator[Once]:
         loop.run_until_complete(executor.start())
         blocks = [CodeBlock(language="python", code=CODE)]
         try:
-            yield lambda: str(
-                loop.run_until_complete(executor.execute_code_blocks(blocks, CancellationToken())).output
-            )
+            yield lambda: str(loop.run_until_complete(executor.execute_code_blocks(blocks, CancellationToken())).output)
         finally:
             loop.run_until_complete(executor.stop())
             loop.close()

@@ -12,7 +12,7 @@ from kubernetes.client import Configuration
 
 from controller import tracing
 from controller.api import Authenticator, build_app, serving
-from controller.backends.mock import MockBackend
+from controller.backends.mock.backend import MockBackend
 from controller.choose import DockerUnavailableError, docker_backend
 from controller.cluster.connection import Connection
 from controller.cluster.recorder import Recorder

@@ -152,7 +152,7 @@ async def detect(settings: Settings) -> Detected:
 def docker_backend(settings: SandboxSettings) -> Backend | None:
     """The Docker backend; None where the Python library is missing."""
     try:
-        from controller.backends.docker import DockerBackend
+        from controller.backends.docker.backend import DockerBackend
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "docker":
             raise

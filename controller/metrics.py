@@ -79,7 +79,10 @@ class Metrics:
         self.executing = gauge("executions_running", "Executions under way.", "backend")
         self.refused = counter("executions_refused", "Executions refused, by reason.", "reason")
         self.dropped = counter("output_dropped_bytes", "Output of executions beyond its limit.", "backend")
-        for backend in (BackendName.DOCKER, BackendName.MOCK):  # a counter that begins at 1 has never increased, to Prometheus
+        for backend in (
+            BackendName.DOCKER,
+            BackendName.MOCK,
+        ):  # a counter that begins at 1 has never increased, to Prometheus
             for each in (self.created, self.deleted, self.orphans):
                 each.labels(backend)
         ProcessCollector(registry=self.registry)

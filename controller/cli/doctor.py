@@ -50,7 +50,7 @@ async def _docker(settings: object) -> list[Line]:
 
     assert isinstance(settings, SandboxSettings)
     try:
-        from controller.backends.docker import DockerBackend
+        from controller.backends.docker.backend import DockerBackend
     except ImportError:
         return [("docker", False, NO_LIBRARY.message)]
     backend = DockerBackend(settings)

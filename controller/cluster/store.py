@@ -7,12 +7,12 @@ from controller.cluster.connection import MERGE, Body, Connection
 from controller.model import (
     API_VERSION,
     BACKEND_ANNOTATION,
-    BackendName,
     FINALIZER,
     KIND,
     PLURAL,
-    Sandbox,
     TRACE_ANNOTATION,
+    BackendName,
+    Sandbox,
 )
 from controller.tracing import request_context
 

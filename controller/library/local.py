@@ -11,7 +11,7 @@ from typing import Any
 
 from controller import executions
 from controller.backends import Backend, BackendError, Health, NotRunning, OutputChunk, Refused, Unavailable
-from controller.backends.mock_folder import state_folder
+from controller.backends.mock.folder import state_folder
 from controller.choose import NO_LIBRARY, DockerUnavailableError, detect, docker_backend, mock_refusal
 from controller.executions import Outcome, Program
 from controller.library import last_removal, leftovers
@@ -177,7 +177,7 @@ class LocalPlace:
 def backend_of(name: BackendName, settings: SandboxSettings) -> Backend:
     """A backend for the instance that the settings name; connects at first use."""
     if name is BackendName.MOCK:
-        from controller.backends.mock import MockBackend
+        from controller.backends.mock.backend import MockBackend
 
         return MockBackend(settings)
     docker = docker_backend(settings)

@@ -14,7 +14,7 @@ import pytest
 
 from controller.api import Authenticator, build_app, serving
 from controller.backends import Backend
-from controller.backends.mock import MockBackend
+from controller.backends.mock.backend import MockBackend
 from controller.settings import ApiSettings, SandboxSettings, Settings
 from tests.api.memory import MemoryDirectory
 
@@ -55,9 +55,11 @@ def settings() -> Iterator[Settings]:
 async def backend(settings: Settings) -> AsyncIterator[Backend]:
     backend = MockBackend(settings.sandbox)
     yield backend
-    for each in await backend.list():
-        await backend.remove(each.uid)
     await backend.close()
+    cleaner = MockBackend(settings.sandbox)
+    for each in await cleaner.list():
+        await cleaner.remove(each.uid)
+    await cleaner.close()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from controller.backends import Backend
-from controller.backends.mock import MockBackend
+from controller.backends.mock.backend import MockBackend
 from controller.executions import keyed_id
 from controller.settings import Settings
 from tests.api.conftest import Api, Serve, problem
@@ -90,6 +90,7 @@ async def test_a_retry_after_a_restart_of_the_controller_runs_nothing(
         done = await api.execute(uid, key="done", code=code)
         await events_until_first(api, uid, "running", code)
 
+    await backend.close()
     restarted = MockBackend(settings.sandbox.model_copy(update={"timeout": 7}))
     async with serve(directory=MemoryDirectory(restarted, api.directory.objects)) as api:
         assert (await api.execute(uid, key="done", code=code)).json()["stdout"] == done.json()["stdout"]

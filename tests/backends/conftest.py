@@ -30,11 +30,11 @@ class Place:
         """A backend as a controller has it after a start; each knows only what it finds."""
         settings = self.settings.model_copy(update=changes)
         if self.kind == "mock":
-            from controller.backends.mock import MockBackend
+            from controller.backends.mock.backend import MockBackend
 
             backend: Backend = MockBackend(settings)
         else:
-            from controller.backends.docker import DockerBackend
+            from controller.backends.docker.backend import DockerBackend
 
             backend = DockerBackend(settings)
         self.backends.append(backend)

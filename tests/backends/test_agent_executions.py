@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from controller.backends import Busy, NotFound, NotRunning, OutputChunk, Unavailable
-from controller.backends.agent import Stream
-from controller.backends.agent_executions import AgentExecutions
-from controller.backends.mock import MockBackend
-from controller.backends.mock_folder import Folder
-from controller.backends.mock_launch import SocketStream, dial
+from controller.backends.agent.executions import AgentExecutions
+from controller.backends.agent.link import Stream
+from controller.backends.mock.backend import MockBackend
+from controller.backends.mock.folder import Folder
+from controller.backends.mock.launch import SocketStream, dial
 from controller.model import Reason
 from tests.backends.conftest import Place
 from tests.backends.words import bash, execute, living, new_mark, request, sandbox, true, until

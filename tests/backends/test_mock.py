@@ -13,10 +13,10 @@ from uuid import uuid4
 import pytest
 
 from controller.backends import BackendError, Refused, RunState
-from controller.backends import mock as mock_module
-from controller.backends.mock import MockBackend
-from controller.backends.mock_folder import Folder
-from controller.backends.mock_users import is_own, user_for
+from controller.backends.mock import backend as mock_module
+from controller.backends.mock.backend import MockBackend
+from controller.backends.mock.folder import Folder
+from controller.backends.mock.users import is_own, user_for
 from controller.model import Sandbox
 from controller.settings import SandboxSettings
 from tests.backends.words import finished, living, new_mark, python, sandbox, true, until
@@ -64,15 +64,15 @@ async def test_it_says_what_it_is(backend: MockBackend) -> None:
 CONTROLLER = """
 import asyncio, json, os, signal, sys
 from pathlib import Path
-from controller.backends.mock import MockBackend
-from controller.backends import mock_launch
+from controller.backends.mock.backend import MockBackend
+from controller.backends.mock import launch
 from controller.model import Sandbox, SandboxSpec
 from controller.settings import SandboxSettings
 
 die = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 at, state, instance, *uids = sys.argv[1:]
 if at == "before the process is known":
-    mock_launch.read_process = die
+    launch.read_process = die
 if at == "before the gate opens":
     os.write = die
 code = "echo ran >>runs; sleep 0.3; cat runs"

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from controller.backends import ExecRequest, NotFound, NotRunning, RunState
-from controller.backends.mock import MockBackend
+from controller.backends.mock.backend import MockBackend
 from controller.model import Reason
 from controller.settings import SandboxSettings
 from tests.backends.words import Ended, bash, execute, living, new_mark, sandbox, until

@@ -9,7 +9,7 @@ import docker
 import pytest
 
 from controller.backends import Observation
-from controller.backends.docker import DockerBackend
+from controller.backends.docker.backend import DockerBackend
 from controller.settings import SandboxSettings
 from tests.backends.words import finished, sandbox
 

@@ -142,7 +142,7 @@ def test_permission_denied(silent: str) -> None:
     os.chmod(Path(path).parent, 0o755)
     code = textwrap.dedent("""
         import os, sys
-        from controller.backends.docker_client import connect, diagnose
+        from controller.backends.docker.client import connect, diagnose
         os.setgroups([]); os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[2]))
         try:
             connect(timeout=1)

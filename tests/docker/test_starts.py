@@ -10,7 +10,7 @@ import docker
 import pytest
 
 from controller.backends import Observation, Refused, RunState, Unavailable
-from controller.backends.docker import DockerBackend
+from controller.backends.docker.backend import DockerBackend
 from controller.model import Sandbox
 from tests.backends.words import finished, python, sandbox, until
 from tests.daemon_proxy import DaemonProxy

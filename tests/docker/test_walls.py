@@ -7,7 +7,7 @@ import docker
 import pytest
 
 from controller.backends import Observation
-from controller.backends.docker import DockerBackend
+from controller.backends.docker.backend import DockerBackend
 from tests.backends.words import sandbox
 from tests.docker.conftest import Ran
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from controller.backends.mock import MockBackend
+from controller.backends.mock.backend import MockBackend
 from controller.dev import dev
 from controller.settings import Settings
 

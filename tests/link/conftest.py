@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from controller.backends import ExecRequest, ExecResult, OutputChunk
-from controller.backends.agent import AgentLink
-from controller.backends.agent_frames import PADDING, FrameReader, Kind, encode
+from controller.backends.agent.frames import PADDING, FrameReader, Kind, encode
+from controller.backends.agent.link import AgentLink
 from tests.agent.conftest import start_process
 
 HELLO = {

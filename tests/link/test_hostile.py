@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.backends import BackendError, Refused
-from controller.backends.agent import MAX_WASTE, AgentLink, LinkLost
-from controller.backends.agent_frames import MAX_PAYLOAD, WINDOW, FrameReader, Kind, encode
+from controller.backends.agent.frames import MAX_PAYLOAD, WINDOW, FrameReader, Kind, encode
+from controller.backends.agent.link import MAX_WASTE, AgentLink, LinkLost
 from tests.link.conftest import HostileAgent, SocketStream, collect, request
 
 Hostile = tuple[SocketStream, HostileAgent]

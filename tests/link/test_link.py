@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from controller.backends import Busy, Conflict, ExecResult, NotFound, OutputChunk, Refused
-from controller.backends.agent import LinkLost
+from controller.backends.agent.link import LinkLost
 from controller.model import Reason
 from tests.link.conftest import Open, collect, request
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from controller.choose import choose, mock_refusal, offer, wants_docker
 
 from controller.admission import spec_problem
 from controller.backends import Health, Observation
+from controller.choose import choose, mock_refusal, offer, wants_docker
 from controller.model import BackendName, SandboxSpec
 from controller.settings import SandboxSettings
 from controller.sweep import orphans

@@ -15,7 +15,16 @@ from tests.system.cluster import until
 COMMAND = [sys.executable, "-c", "from controller.cli import main; main()", "run"]
 SERVING = re.compile(r"serving the API at (\S+), metrics and probes at (http://[\w.:]+)")
 START_SECONDS = 60.0
-PASSED_ON = {"PATH", "PYTHONPATH", "HOME", "TMPDIR", "DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_CONFIG"}
+PASSED_ON = {
+    "PATH",
+    "PYTHONPATH",
+    "HOME",
+    "TMPDIR",
+    "DOCKER_HOST",
+    "DOCKER_TLS_VERIFY",
+    "DOCKER_CERT_PATH",
+    "DOCKER_CONFIG",
+}
 
 
 class ControllerProcess:

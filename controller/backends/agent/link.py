@@ -18,7 +18,7 @@ from typing import Literal, Protocol, TypeVar
 from pydantic import ValidationError
 
 from controller.backends import ExecRequest, ExecResult, FileInfo, OutputChunk, Refused, Unavailable
-from controller.backends.agent_frames import (
+from controller.backends.agent.frames import (
     FRAME_BYTES,
     HELLO_TOKEN,
     MAX_PAYLOAD,
@@ -30,7 +30,7 @@ from controller.backends.agent_frames import (
     Kind,
     encode,
 )
-from controller.backends.agent_words import PROTOCOL, Credit, Entry, Error, Hello, Result, Said, execute_request
+from controller.backends.agent.words import PROTOCOL, Credit, Entry, Error, Hello, Result, Said, execute_request
 
 ANSWER_SECONDS = 20.0
 """For the agent to answer a request, or to go on with a file."""

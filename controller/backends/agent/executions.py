@@ -21,7 +21,7 @@ from controller.backends import (
     OutputChunk,
     Unavailable,
 )
-from controller.backends.agent import AgentLink, LinkLost, Stream
+from controller.backends.agent.link import AgentLink, LinkLost, Stream
 from controller.model import Reason
 
 OPEN_SECONDS = 5.0

@@ -31,10 +31,10 @@ from controller.backends import (
     Unavailable,
     Usage,
 )
-from controller.backends.agent import Stream
-from controller.backends.agent_executions import AgentExecutions
+from controller.backends.agent.executions import AgentExecutions
+from controller.backends.agent.link import Stream
 from controller.backends.container import Defaults, fixed_parts, wanted_limits
-from controller.backends.mock_folder import (
+from controller.backends.mock.folder import (
     NEW,
     OLD,
     Folder,
@@ -45,9 +45,9 @@ from controller.backends.mock_folder import (
     make_private,
     state_folder,
 )
-from controller.backends.mock_launch import dial, launch, provide_agent
-from controller.backends.mock_observation import look
-from controller.backends.mock_processes import (
+from controller.backends.mock.launch import dial, launch, provide_agent
+from controller.backends.mock.observation import look
+from controller.backends.mock.processes import (
     Process,
     agent_process,
     end,
@@ -58,7 +58,7 @@ from controller.backends.mock_processes import (
     usage_of,
     wait_gone,
 )
-from controller.backends.mock_users import may_use, user_for
+from controller.backends.mock.users import may_use, user_for
 from controller.model import MOCK_WARNING, BackendName, Sandbox
 from controller.settings import SandboxSettings
 

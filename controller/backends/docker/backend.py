@@ -33,8 +33,8 @@ from controller.backends import (
     Unavailable,
     Usage,
 )
-from controller.backends.agent import Stream
-from controller.backends.agent_executions import AgentExecutions
+from controller.backends.agent.executions import AgentExecutions
+from controller.backends.agent.link import Stream
 from controller.backends.container import (
     LABEL_INSTANCE,
     LABEL_MODE,
@@ -48,12 +48,12 @@ from controller.backends.container import (
     container_name,
     create_body,
 )
-from controller.backends.docker_attach import DockerStream, attach, start_exec
-from controller.backends.docker_client import connect, diagnose, ignoring, status_of, translated
-from controller.backends.docker_exec import ExecExecutions
-from controller.backends.docker_executions import DockerExecutions
-from controller.backends.docker_images import DockerImages
-from controller.backends.docker_streams import read_ends, read_events, read_logs
+from controller.backends.docker.attach import DockerStream, attach, start_exec
+from controller.backends.docker.client import connect, diagnose, ignoring, status_of, translated
+from controller.backends.docker.exec import ExecExecutions
+from controller.backends.docker.executions import DockerExecutions
+from controller.backends.docker.images import DockerImages
+from controller.backends.docker.streams import read_ends, read_events, read_logs
 from controller.backends.tail import TAIL_BYTES, tail_of
 from controller.model import BackendName, Isolation, Sandbox
 from controller.settings import SandboxSettings

@@ -15,10 +15,11 @@ from hashlib import sha256
 from pathlib import Path
 
 from controller.backends import BackendError, Refused
-from controller.backends.mock_folder import RESULT, Folder, Record, write_durably, write_for_user
-from controller.backends.mock_processes import MARK, Process, read_process
-from controller.backends.mock_users import may_use
+from controller.backends.mock.folder import RESULT, Folder, Record, write_durably, write_for_user
+from controller.backends.mock.processes import MARK, Process, read_process
+from controller.backends.mock.users import may_use
 from controller.model import Run, Sandbox
+from controller.resources import agent_program
 
 GATE = """\
 read -r go || exit 1
@@ -33,13 +34,11 @@ exec "$@" </dev/null
 NOFILE = 1024
 SPEC, ENV, FILES = "spec.json", "env.json", "files.json"
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
-_HERE = Path(__file__).resolve().parent
 
 
 def provide_agent(state: Path) -> Path:
     """A copy of the agent's one file that every sandbox's user can read, wherever this package lies."""
-    installed = _HERE / "agent_program.py"
-    text = (installed if installed.exists() else _HERE.parents[1] / "sandbox-image" / "agent.py").read_bytes()
+    text = agent_program().read_bytes()
     copy = state / f"agent-{sha256(text).hexdigest()[:16]}.py"
     if not copy.exists():
         write_durably(copy, text, 0o644)

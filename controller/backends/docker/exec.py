@@ -25,7 +25,7 @@ from controller.backends import (
     OutputChunk,
     Refused,
 )
-from controller.backends.docker_attach import STDERR, DockerStream
+from controller.backends.docker.attach import STDERR, DockerStream
 from controller.grammar import relative_path
 from controller.model import Reason
 

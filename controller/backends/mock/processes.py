@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from controller.backends import BackendError, Usage
-from controller.backends.mock_users import is_own
+from controller.backends.mock.users import is_own
 
 MARK = "AGENT_PLATFORM_SANDBOX"
 """Environment variable of every process of a sandbox; its value is the sandbox's uid."""

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from controller.backends import BackendError, Refused
-from controller.backends.mock_processes import Identity
+from controller.backends.mock.processes import Identity
 from controller.settings import SandboxSettings
 
 NEW, OLD = ".new-", ".old-"

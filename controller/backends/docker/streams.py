@@ -12,7 +12,7 @@ import urllib3
 from docker.errors import DockerException
 
 from controller.backends import Unavailable
-from controller.backends.docker_client import READ_TIMEOUT
+from controller.backends.docker.client import READ_TIMEOUT
 
 T = TypeVar("T")
 

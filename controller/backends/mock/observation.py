@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from controller.backends import Limits, Observation, RunState, Tail
-from controller.backends.mock_folder import LOG_BYTES, RESULT, RESULT_BYTES, Folder, Record
-from controller.backends.mock_processes import agent_process
+from controller.backends.mock.folder import LOG_BYTES, RESULT, RESULT_BYTES, Folder, Record
+from controller.backends.mock.processes import agent_process
 from controller.backends.tail import tail_of
 from controller.model import BackendName, Isolation
 

@@ -1,0 +1,1 @@
+"""Sandboxes as plain processes: NO SECURITY ISOLATION; for development and tests."""
