@@ -10,6 +10,7 @@ from contextlib import aclosing
 from typing import Any
 
 from controller import executions
+from controller.admission import spec_problem
 from controller.backends import Backend, BackendError, Health, NotRunning, OutputChunk, Refused, Unavailable
 from controller.backends.mock.folder import state_folder
 from controller.choose import NO_LIBRARY, DockerUnavailableError, detect, docker_backend, mock_refusal
@@ -51,7 +52,10 @@ class LocalPlace:
 
     async def create(self, name: str, spec: SandboxSpec, wait: float) -> Created:
         backend = await self._opened()
-        if backend.name is BackendName.MOCK and (problem := mock_refusal(spec, self._settings.sandbox)):
+        problem = spec_problem(spec, self._settings.sandbox)
+        if problem is None and backend.name is BackendName.MOCK:
+            problem = mock_refusal(spec, self._settings.sandbox)
+        if problem is not None:
             raise Refused(problem.message, problem.reason)
         sandbox = Sandbox(uid=str(uuid.uuid4()), name=name, namespace=NAMESPACE, spec=spec, backend=backend.name)
         self._alive.add(sandbox.uid)
@@ -62,7 +66,7 @@ class LocalPlace:
             if not seen.ready:
                 raise NotRunning(f"sandbox {name} was started but cannot execute code")
         except BaseException as error:
-            await self._remove_half_made(sandbox)
+            await self._remove_half_made(sandbox, ended=isinstance(error, BackendError))
             if isinstance(error, TimeoutError):
                 raise Unavailable(f"sandbox {name} was not ready after {wait:g} s; give `wait` more seconds") from None
             raise
@@ -167,9 +171,12 @@ class LocalPlace:
         except BackendError as error:
             log.warning("sandbox %s was not removed at the end of its life: %s", name, error)
 
-    async def _remove_half_made(self, sandbox: Sandbox) -> None:
+    async def _remove_half_made(self, sandbox: Sandbox, ended: bool) -> None:
         try:
-            await self.remove(sandbox.uid)
+            if ended:
+                await self.remove(sandbox.uid)
+            elif self._backend is not None:  # the start goes on in a thread and may win: the exit removes it once more
+                await self._backend.remove(sandbox.uid)
         except BackendError as error:
             log.warning("sandbox %s failed to start and was not removed, the exit tries again: %s", sandbox.name, error)
 

@@ -57,6 +57,17 @@ def test_a_wrong_field_is_named_before_anything_is_made(manager: SandboxManager,
         manager.create(**wanted)
 
 
+@pytest.mark.parametrize("network", ["bridge", "host"])
+def test_a_network_needs_the_settings_leave(manager: SandboxManager, network: str) -> None:
+    with pytest.raises((BackendError, ValueError), match="network"):
+        manager.create(network=network, wait=5)
+
+
+def test_what_was_not_ready_in_time_is_removed(manager: SandboxManager) -> None:
+    with pytest.raises(BackendError):
+        manager.create(wait=0.001)
+
+
 def test_isolation_that_is_required_is_never_mock(mock_settings: Settings) -> None:
     with SandboxManager(mock_settings) as manager, pytest.raises(Refused, match="isolation"):
         manager.create(isolation="required")
