@@ -42,7 +42,10 @@ class ApiClient:
     """
 
     def __init__(self, url: str, token: str | None = None, ask_token: Callable[[], str] | None = None) -> None:
-        parsed = httpx.URL(url)
+        try:
+            parsed = httpx.URL(url)
+        except httpx.InvalidURL:
+            parsed = httpx.URL()
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise ValueError(f"the address of the API must be like http://127.0.0.1:8000, and not {url!r}")
         self.url = url.rstrip("/")

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
@@ -44,7 +44,7 @@ class Connection:
     """The options that every command takes."""
 
     api: str
-    token: str
+    token: str = field(repr=False)
     namespace: str
     kubeconfig: str
     in_clear: bool
@@ -56,12 +56,14 @@ class Connection:
         from controller.client import ApiClient, ApiError
 
         try:
-            async with ApiClient(self.api, self.token or None, self._kubeconfig_token) as client:
+            opened = ApiClient(self.api, self.token or None, self._kubeconfig_token)
+        except ValueError as error:
+            raise Failure(str(error)) from error
+        try:
+            async with opened as client:
                 yield client
         except ApiError as error:
             raise Failure(printable(str(error))) from error
-        except ValueError as error:
-            raise Failure(str(error)) from error
 
     def chosen_namespace(self) -> str:
         """From -n, else the kubeconfig's current context, else that of the Pod this runs in, else `default`."""
