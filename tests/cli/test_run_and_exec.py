@@ -154,7 +154,7 @@ def test_on_a_terminal_output_cannot_command_it(environment: dict[str, str], api
         (["exce", "box"], "No such command"),
         (["run", "--memory", "-1", "-c", "1"], "memory"),
         (["run", "--api", "ftp://here", "-c", "1"], "http://127.0.0.1:8000"),
-        (["run", "--api", "http://[", "-c", "1"], "http://127.0.0.1:8000"),
+        (["run", "--api", "http://here:port", "-c", "1"], "http://127.0.0.1:8000"),
         (["ls", "--api", "http://127.0.0.1:1"], "Is the controller up?"),
     ],
 )
