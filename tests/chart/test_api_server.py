@@ -168,6 +168,7 @@ def test_the_rights_of_the_chart_are_exactly_those_that_the_controller_uses(
 
     user = f"system:serviceaccount:{admin.namespace}:{NAME}"
     until("its Events were written", lambda: ("", "events", "create") in audited.uses(user))
+    controller.stop()  # it may serve the namespace of the next test too
     assert audited.refused(user) == []
     assert audited.uses(user) == set().union(*(granted(role["rules"]) for role in roles))
 
