@@ -197,7 +197,8 @@ def _finished(want: Sandbox, have: Have, now: datetime, ending: Ending) -> Statu
     if started is not None:
         finished = max(started, finished)  # a busy daemon may note them the other way round
     result: Status = {"reason": ending.reason.value, "stdout": "", "stderr": "", "truncated": False}
-    if seen is not None and seen.exit_code is not None:
+    planned = want.spec.run is None and ending.reason is Reason.COMPLETED  # the 137 of our own kill would mislead
+    if seen is not None and seen.exit_code is not None and not planned:
         result["exitCode"] = seen.exit_code
     if started is not None:
         result["durationMs"] = round((finished - started) / timedelta(milliseconds=1))
