@@ -14,7 +14,9 @@ from controller.plan import (
     TERMINAL,
     Claim,
     Delete,
+    Facts,
     Kill,
+    Problem,
     Release,
     Remove,
     Resume,
@@ -41,6 +43,8 @@ class Life(RuleBasedStateMachine):
         self.object: Sandbox | None = fresh({"run": PROGRAM, "lifetime": {"maxSeconds": 100}})
         self.container: Observation | None = None
         self.answers = True
+        self.starts_fail = ""
+        self.problem: Problem | None = None
         self.starts = 0
         self.writes = 0
         self.steady = True
@@ -52,15 +56,21 @@ class Life(RuleBasedStateMachine):
     def seen(self) -> Observation | Unreachable | None:
         return self.container if self.answers else Unreachable("DockerUnavailable", "no answer")
 
+    @property
+    def facts(self) -> Facts:
+        """A problem whose next try is due is no problem."""
+        due = self.problem is not None and self.problem.retry_at is not None and self.problem.retry_at <= self.now
+        return facts(None if due else self.problem)
+
     @rule(crash_after=st.integers(0, STEPS))
     def work(self, crash_after: int) -> None:
         """A pass; a crash leaves whatever the last step did."""
         for number in range(STEPS + 1):
             assert number < STEPS, "the plan comes to an end"
             if self.object is None or (crash_after < STEPS and number == crash_after):
-                self.steady = False
+                self.steady, self.problem = False, None
                 return
-            step = plan(self.object, self.seen, self.now, facts())
+            step = plan(self.object, self.seen, self.now, self.facts)
             if not isinstance(step, Wait):
                 self.perform(step)
             elif not (self.write_report() and self.object.status["phase"] in TERMINAL):
@@ -69,13 +79,13 @@ class Life(RuleBasedStateMachine):
 
     def write_report(self) -> bool:
         assert self.object is not None
-        status = report(self.object, self.seen, self.now, facts(), docker_available=self.answers)
+        status = report(self.object, self.seen, self.now, self.facts, docker_available=self.answers)
         patch = patch_of(self.object.status, status)
         if set(patch) <= {"docker_available"} and self.object.status:
             return False
         self.writes += 1
         self.object = replace(self.object, status=status)
-        again = report(self.object, self.seen, self.now, facts(), docker_available=self.answers)
+        again = report(self.object, self.seen, self.now, self.facts, docker_available=self.answers)
         assert patch_of(status, again) == {}, "reporting twice is reporting once"
         return True
 
@@ -89,7 +99,13 @@ class Life(RuleBasedStateMachine):
             case Start():
                 assert FINALIZER in self.object.finalizers, "what is started is held"
                 assert self.container is None or self.container.state is RunState.CREATED
+                if self.starts_fail:
+                    for_good = self.starts_fail == "for good"
+                    retry = None if for_good else self.now + timedelta(seconds=1)
+                    self.problem = Problem("DockerError", self.starts_fail, permanent=for_good, retry_at=retry)
+                    return
                 self.starts += 1
+                self.problem = None
                 self.container = have(RunState.RUNNING, self.object, created_at=self.now, started_at=self.now)
             case Suspend():
                 self.become(RunState.PAUSED)
@@ -136,6 +152,11 @@ class Life(RuleBasedStateMachine):
         self.steady = self.steady and answers
         self.answers = answers
 
+    @rule(how=st.sampled_from(["", "for now", "for good"]))
+    def starts_fail_or_not(self, how: str) -> None:
+        self.steady = self.steady and not how
+        self.starts_fail = how
+
     @precondition(lambda self: self.object is not None and self.object.deleted_at is None)
     @rule(mode=st.sampled_from(["Running", "Suspended"]))
     def somebody_changes_the_mode(self, mode: Any) -> None:
@@ -168,7 +189,7 @@ class Life(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Left in peace, everything is gone in the end, or told."""
-        self.answers = True
+        self.answers, self.starts_fail = True, ""
         for _ in range(4):
             self.now += timedelta(seconds=401)
             self.work(STEPS)
@@ -179,4 +200,4 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=200, stateful_step_count=25, deadline=None)
+TestLife.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
