@@ -170,6 +170,14 @@ async def test_a_stream_carries_any_bytes(api: Api) -> None:
     )
 
 
+async def test_a_character_is_never_cut_in_two(api: Api) -> None:
+    seen = await events(api, await api.create(), code="print('€' * 100_000, end='')")
+    pieces = [data for name, data in seen if name == "stdout"]
+    assert len(pieces) > 1
+    assert {each["encoding"] for each in pieces} == {"utf-8"}
+    assert "".join(each["data"] for each in pieces) == "€" * 100_000
+
+
 async def test_a_refusal_is_a_status_and_no_stream(api: Api) -> None:
     uid = await api.create()
     await api.execute(uid, key="k1", code="print(1)")

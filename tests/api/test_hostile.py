@@ -157,6 +157,17 @@ async def test_half_open_connections_delay_nobody(api: Api, count: int, sent: by
             each.writer.transport.abort()
 
 
+async def test_one_connection_too_many_ends_the_one_that_waited_longest(
+    monkeypatch: pytest.MonkeyPatch, wire: Open
+) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS", 3)
+    oldest, *others = [await wire() for _ in range(4)]
+    assert await oldest.answer(5) == b""
+    for each in others:
+        await each.send(head("/health", method="GET"))
+        assert await each.status() == 200
+
+
 async def test_bodies_that_never_come_delay_nobody(api: Api) -> None:
     uid = await api.create()
     connections = [Wire(*await asyncio.open_connection(*address(api))) for _ in range(300)]
