@@ -11,7 +11,16 @@ from typing import Any
 
 from controller import executions
 from controller.admission import spec_problem
-from controller.backends import Backend, BackendError, Health, NotRunning, OutputChunk, Refused, Unavailable
+from controller.backends import (
+    Backend,
+    BackendError,
+    Health,
+    NotRunning,
+    Observation,
+    OutputChunk,
+    Refused,
+    Unavailable,
+)
 from controller.backends.mock.folder import state_folder
 from controller.choose import NO_LIBRARY, DockerUnavailableError, detect, docker_backend, mock_refusal
 from controller.executions import Outcome, Program
@@ -23,6 +32,8 @@ from controller.settings import SandboxSettings, Settings
 
 log = logging.getLogger(__name__)
 
+LATE_SECONDS = 15.0
+"""That `close` waits for starts that nobody waits for; what is not removed by then waits for the next process."""
 NAMESPACE = "library"
 """What the labels of its containers say instead of a Kubernetes namespace."""
 
@@ -36,6 +47,9 @@ class LocalPlace:
         self._backend: Backend | None = None
         self._mark: leftovers.Mark | None = None
         self._alive: set[str] = set()
+        self._starting: set[str] = set()
+        self._late: set[asyncio.Task[None]] = set()
+        """Removals of sandboxes that were not ready in time."""
         self._ends: dict[str, asyncio.Task[None]] = {}
         """Of each sandbox, what removes it when its lifetime is over."""
 
@@ -60,13 +74,19 @@ class LocalPlace:
         sandbox = Sandbox(uid=str(uuid.uuid4()), name=name, namespace=NAMESPACE, spec=spec, backend=backend.name)
         self._alive.add(sandbox.uid)
         last_removal.needed(sandbox.uid, self)
+        starting = asyncio.create_task(self._start(backend, sandbox))
         try:
             async with asyncio.timeout(wait):
-                seen = await backend.start(sandbox)
+                seen = await asyncio.shield(starting)
             if not seen.ready:
                 raise NotRunning(f"sandbox {name} was started but cannot execute code")
-        except BaseException as error:
-            await self._remove_half_made(sandbox, ended=isinstance(error, BackendError))
+        except BackendError:
+            await self._remove_half_made(sandbox)
+            raise
+        except (TimeoutError, asyncio.CancelledError) as error:
+            late = asyncio.create_task(self._remove_late(starting, sandbox))
+            self._late.add(late)
+            late.add_done_callback(self._late.discard)
             if isinstance(error, TimeoutError):
                 raise Unavailable(f"sandbox {name} was not ready after {wait:g} s; give `wait` more seconds") from None
             raise
@@ -117,15 +137,17 @@ class LocalPlace:
     def reopened(self) -> "LocalPlace":
         twin = LocalPlace(self._settings)
         twin._settings = self._settings
-        twin._mark, twin._alive = self._mark, self._alive
+        twin._mark, twin._alive, twin._starting = self._mark, self._alive, self._starting
         if self._backend is not None:
             twin._backend = backend_of(self._backend.name, self._settings.sandbox)
         return twin
 
     async def close(self) -> None:
+        if self._late:
+            await asyncio.wait(self._late, timeout=LATE_SECONDS)
         if self._backend is not None:
             await self._backend.close()
-            if self._mark is not None and not self._alive:
+            if self._mark is not None and not self._alive and not self._starting:
                 await asyncio.to_thread(_forget, self._settings.sandbox)
                 self._mark.gone()
 
@@ -171,12 +193,24 @@ class LocalPlace:
         except BackendError as error:
             log.warning("sandbox %s was not removed at the end of its life: %s", name, error)
 
-    async def _remove_half_made(self, sandbox: Sandbox, ended: bool) -> None:
+    async def _start(self, backend: Backend, sandbox: Sandbox) -> Observation:
+        self._starting.add(sandbox.uid)  # stays, where this is cancelled: the backend's thread goes on
         try:
-            if ended:
-                await self.remove(sandbox.uid)
-            elif self._backend is not None:  # the start goes on in a thread and may win: the exit removes it once more
-                await self._backend.remove(sandbox.uid)
+            seen = await backend.start(sandbox)
+        except BackendError:
+            self._starting.discard(sandbox.uid)
+            raise
+        self._starting.discard(sandbox.uid)
+        return seen
+
+    async def _remove_late(self, starting: "asyncio.Task[Observation]", sandbox: Sandbox) -> None:
+        """Nobody waits for this start any more: what it brings is removed."""
+        await asyncio.wait({starting})
+        await self._remove_half_made(sandbox)
+
+    async def _remove_half_made(self, sandbox: Sandbox) -> None:
+        try:
+            await self.remove(sandbox.uid)
         except BackendError as error:
             log.warning("sandbox %s failed to start and was not removed, the exit tries again: %s", sandbox.name, error)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from controller import Sandbox, SandboxManager
-from controller.backends import BackendError, Refused
+from controller.backends import BackendError, Refused, Unavailable
 from controller.settings import Settings
 from tests.library.conftest import eventually
 
@@ -63,9 +63,13 @@ def test_a_network_needs_the_settings_leave(manager: SandboxManager, network: st
         manager.create(network=network, wait=5)
 
 
-def test_what_was_not_ready_in_time_is_removed(manager: SandboxManager) -> None:
-    with pytest.raises(BackendError):
+def test_what_was_not_ready_in_time_is_removed_when_it_is(mock_settings: Settings) -> None:
+    folder = mock_settings.sandbox.state_folder
+    assert folder is not None
+    before = set(folder.glob("library-*/*"))
+    with SandboxManager(mock_settings) as manager, pytest.raises(Unavailable, match="was not ready"):
         manager.create(wait=0.001)
+    assert set(folder.glob("library-*/*")) <= before
 
 
 def test_isolation_that_is_required_is_never_mock(mock_settings: Settings) -> None:
