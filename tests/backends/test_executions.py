@@ -22,11 +22,6 @@ from tests.backends.conftest import Place
 from tests.backends.words import bash, execute, living, new_mark, request, resident, sandbox, true, until
 
 
-def _needs_agent(place: Place) -> None:
-    if place.kind == "exec":
-        pytest.skip("docker exec cannot do this; docs/backends.md says so")
-
-
 @pytest.mark.parametrize("kind", ["python", "bash", "command"])
 async def test_output_exit_code_and_reason_come_back(backend: Backend, up: str, kind: str) -> None:
     asked = {
@@ -66,10 +61,10 @@ async def test_environment_and_files_of_the_sandbox_are_there_in_every_execution
     assert ended.stdout == b"of the execution file\n"
 
 
-async def test_python_state_is_not_kept_unless_asked(place: Place, backend: Backend, up: str) -> None:
+@pytest.mark.needs_agent
+async def test_python_state_is_not_kept_unless_asked(backend: Backend, up: str) -> None:
     await execute(backend, up, request("x = 1"))
     assert (await execute(backend, up, request("print(x)"))).result.exit_code == 1
-    _needs_agent(place)
     await execute(backend, up, request("x = 41", context="a"))
     assert (await execute(backend, up, request("print(x + 1)", context="a"))).stdout == b"42\n"
     assert (await execute(backend, up, request("print(x)", context="b"))).result.exit_code == 1
@@ -124,16 +119,15 @@ async def test_cancelling_what_never_was_is_not_found(backend: Backend, up: str)
         await backend.executions.cancel(up, "never")
 
 
-async def test_what_an_execution_leaves_running_ends_with_it(place: Place, backend: Backend, up: str) -> None:
-    _needs_agent(place)
+async def test_what_an_execution_leaves_running_ends_with_it(backend: Backend, up: str) -> None:
     mark = new_mark()
     ended = await execute(backend, up, bash(f"setsid -f sleep {mark} >/dev/null 2>&1; echo bye"))
     assert (ended.stdout, ended.result.exit_code) == (b"bye\n", 0)
     assert living(mark) == []
 
 
+@pytest.mark.needs_agent
 async def test_the_same_id_runs_once_and_returns_the_first_result(place: Place, backend: Backend, up: str) -> None:
-    _needs_agent(place)
     asked = bash("echo x >>count; cat count")
     first = await execute(backend, up, asked)
     again = await execute(backend, up, asked)
@@ -145,16 +139,15 @@ async def test_the_same_id_runs_once_and_returns_the_first_result(place: Place, 
     assert (await execute(after_restart, up, bash("cat count"))).stdout == b"x\n"
 
 
-async def test_the_same_id_attaches_while_the_first_still_runs(place: Place, backend: Backend, up: str) -> None:
-    _needs_agent(place)
+async def test_the_same_id_attaches_while_the_first_still_runs(backend: Backend, up: str) -> None:
     asked = bash("echo x >>count; echo begun; sleep 1; cat count")
     first, second = await asyncio.gather(execute(backend, up, asked), execute(backend, up, asked))
     assert first.stdout == second.stdout == b"begun\nx\n"
     assert first.result == second.result
 
 
+@pytest.mark.needs_agent
 async def test_an_execution_is_taken_up_again_by_a_new_controller(place: Place, backend: Backend, up: str) -> None:
-    _needs_agent(place)
     asked = bash("echo begun; sleep 1; echo ended")
     stream = backend.executions.execute(up, asked)
     assert await anext(stream) == OutputChunk("stdout", b"begun\n")
@@ -165,8 +158,7 @@ async def test_an_execution_is_taken_up_again_by_a_new_controller(place: Place, 
     assert ended.result.reason is Reason.COMPLETED
 
 
-async def test_another_request_under_the_same_id_is_a_conflict(place: Place, backend: Backend, up: str) -> None:
-    _needs_agent(place)
+async def test_another_request_under_the_same_id_is_a_conflict(backend: Backend, up: str) -> None:
     await execute(backend, up, request("print(1)", id="key", digest="one"))
     with pytest.raises(Conflict):
         await execute(backend, up, request("print(2)", id="key", digest="two"))
@@ -207,8 +199,9 @@ async def test_a_flood_of_output_costs_the_controller_no_memory(backend: Backend
     assert resident() - before < 8 * 2**20
 
 
-async def test_a_fork_bomb_ends_at_its_deadline_and_the_sandbox_is_usable(place: Place, backend: Backend) -> None:
-    _needs_agent(place)  # with the limit reached, `docker exec` starts nothing that could end it
+@pytest.mark.needs_agent
+async def test_a_fork_bomb_ends_at_its_deadline_and_the_sandbox_is_usable(backend: Backend) -> None:
+    # with the limit reached, `docker exec` starts nothing that could end it
     await backend.start(wanted := sandbox(resources={"limits": {"pids": 40}}))
     mark = new_mark()
     code = f"bomb() {{ setsid -f sleep {mark}; bomb | bomb & }}; bomb; sleep {mark}"
@@ -235,8 +228,8 @@ async def test_memory_beyond_the_limit_ends_the_execution_and_not_the_sandbox(ba
     assert (await execute(backend, wanted.uid, request("print('alive')"))).stdout == b"alive\n"
 
 
-async def test_peak_memory_and_processor_time_are_told(place: Place, backend: Backend, up: str) -> None:
-    _needs_agent(place)
+@pytest.mark.needs_agent
+async def test_peak_memory_and_processor_time_are_told(backend: Backend, up: str) -> None:
     ended = await execute(backend, up, request("hold = b'x' * 50_000_000\nfor i in range(2_000_000): pass"))
     assert ended.result.peak_memory is not None and 50_000_000 < ended.result.peak_memory < 200_000_000
     assert ended.result.cpu_seconds is not None and ended.result.cpu_seconds > 0
