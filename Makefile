@@ -50,5 +50,13 @@ test-long: .venv/ready ## storms and kills: minutes
 test-cluster: .venv/ready helm controller-image ## the chart on a real cluster with a node
 	$(PYTEST) -m cluster --timeout 900
 
+.venv/bench-ready: .venv/ready requirements-bench.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
+	@touch $@
+
+bench: .venv/bench-ready ## how fast it is, next to others, on this machine's Docker
+	$(BIN)/python bench/start.py
+	$(BIN)/python bench/execute.py
+
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
