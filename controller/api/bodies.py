@@ -3,26 +3,29 @@
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from controller.api.problems import Kind, Problem
+from controller.api.problems import Kind, Problem, invalid
 from controller.quantity import format_bytes
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 async def read_json(request: Request, model: type[Model], limit: int) -> Model:
-    """The body as a checked `model`. Raises Problem (400, 413, 415) and ValidationError (422)."""
+    """The body as a checked `model`. Raises Problem: 400, 413, 415, 422."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise Problem(Kind.UNSUPPORTED_MEDIA_TYPE, "send JSON with Content-Type: application/json")
     body = bytearray()
     async for chunk in read_chunks(request, limit):
         body += chunk
-    return model.model_validate_json(bytes(body))
+    try:
+        return model.model_validate_json(bytes(body))
+    except ValidationError as error:
+        raise invalid(error.errors(include_url=False, include_context=False, include_input=False), "body") from None
 
 
 async def read_chunks(request: Request, limit: int) -> AsyncGenerator[bytes]:

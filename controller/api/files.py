@@ -142,14 +142,17 @@ async def _at_most(chunks: AsyncIterator[bytes], limit: int) -> AsyncGenerator[b
 
 
 async def _logs(directory: SandboxDirectory, sandbox: Sandbox, follow: bool) -> AsyncGenerator[backends.OutputChunk]:
-    try:
-        async for chunk in directory.backend(sandbox).logs(sandbox.uid, follow):
-            yield chunk
-    except backends.NotFound:
-        # Not there any more, or not yet: the status keeps the end of what a finished program printed.
-        result = sandbox.status.get("result") or {}
-        yield backends.OutputChunk("stdout", result.get("stdout", "").encode())
-        yield backends.OutputChunk("stderr", result.get("stderr", "").encode())
+    if sandbox.backend is not None:
+        try:
+            async for chunk in directory.backend(sandbox).logs(sandbox.uid, follow):
+                yield chunk
+            return
+        except backends.NotFound:
+            pass  # not there any more, or not yet
+    # The status keeps the end of what a finished program printed.
+    result = sandbox.status.get("result") or {}
+    for stream in ("stdout", "stderr"):
+        yield backends.OutputChunk(stream, result.get(stream, "").encode())
 
 
 async def _bytes_of(chunks: AsyncGenerator[backends.OutputChunk]) -> AsyncGenerator[bytes]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import ErrorDetails, to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -117,7 +117,8 @@ def invalid(errors: Iterable[ErrorDetails], prefix: str = "") -> Problem:
 
 
 def _place(prefix: str, error: ErrorDetails) -> str:
-    return ".".join(str(part) for part in ((prefix, *error["loc"]) if prefix else error["loc"]))
+    # Names of unknown fields and of variables come from the request: as long as they like.
+    return ".".join(str(part)[:100] for part in ((prefix, *error["loc"]) if prefix else error["loc"]))
 
 
 def problem_of(error: Exception) -> Problem:
@@ -164,10 +165,6 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         return invalid(error.errors()).response()
 
-    async def wrong_body(_: Request, error: Exception) -> Response:
-        assert isinstance(error, ValidationError)
-        return invalid(error.errors(include_url=False, include_context=False, include_input=False), "body").response()
-
     async def refused_by_router(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
@@ -181,7 +178,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(backends.BackendError, failed)
     app.add_exception_handler(directory.DirectoryError, failed)
     app.add_exception_handler(RequestValidationError, wrong_parameters)
-    app.add_exception_handler(ValidationError, wrong_body)
     app.add_exception_handler(HTTPException, refused_by_router)
     app.add_exception_handler(Exception, mistake)
 

@@ -51,9 +51,11 @@ async def test_fields_of_spec_arrive_in_the_object_and_nothing_else(api: Api) ->
 async def test_a_sandbox_that_cannot_start_says_why(api: Api, settings: Settings) -> None:
     state = settings.sandbox.state_folder
     assert state is not None
-    (state / settings.sandbox.instance).mkdir()
-    (state / settings.sandbox.instance).chmod(0o777)  # the backend refuses a folder that others can write to
+    folder = state / settings.sandbox.instance
+    folder.mkdir()
+    folder.chmod(0o777)  # the backend refuses a folder that others can write to
     made = (await api.client.post("/sandbox/create", json={})).json()
+    folder.chmod(0o711)
     assert made["ready"] is False
     assert made["phase"] == "Failed"
     assert "SANDBOX__STATE_FOLDER" in made["message"]
