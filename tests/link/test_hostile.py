@@ -202,14 +202,14 @@ async def test_endless_tiny_output_is_kept_as_its_bytes(hostile: Hostile) -> Non
 
 
 async def test_an_agent_that_never_reads_ends_the_link(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("controller.backends.agent.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("controller.backends.agent.link.ANSWER_SECONDS", 0.2)
     link, _ = await greeted(hostile)
     with pytest.raises(LinkLost, match="takes nothing"):
         await collect(link.execute(request("#" * 10_000_000)))
 
 
 async def test_an_agent_that_never_answers_ends_the_wait(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("controller.backends.agent.GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("controller.backends.agent.link.GRACE_SECONDS", 0.1)
     link, _ = await greeted(hostile)
     with pytest.raises(LinkLost, match="does not answer"):
         await collect(link.execute(request(timeout=0.1)))
