@@ -34,11 +34,29 @@ class LoopThread:
         if self.process != os.getpid():
             coroutine.close()
             raise RuntimeError("this was made before the process forked: make a SandboxManager in the child")
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        task: asyncio.Task[Any] | None = None
+        interrupted = False
+
+        async def held() -> T:
+            nonlocal task
+            task = asyncio.current_task()
+            if interrupted:
+                coroutine.close()
+                raise asyncio.CancelledError
+            return await coroutine
+
+        def interrupt() -> None:
+            nonlocal interrupted
+            interrupted = True
+            if task is not None:
+                task.cancel()
+
         try:
-            return future.result()
-        except BaseException:
-            future.cancel()  # no effect on one that is done
+            return asyncio.run_coroutine_threadsafe(held(), self._loop).result()
+        except Exception:
+            raise
+        except BaseException:  # wherever in the line above a signal struck: the loop knows if there is a task by now
+            self._loop.call_soon_threadsafe(interrupt)
             raise
 
     def iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
