@@ -12,6 +12,7 @@ from controller.library.blocking import loop_thread
 from tests.library.conftest import eventually
 
 
+@pytest.mark.timeout(60, method="thread")  # the other method needs the alarm itself
 def test_whenever_a_signal_strikes_the_call_ends_on_the_loop_too() -> None:
     running: set[int] = set()
 
