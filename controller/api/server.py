@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import cast
@@ -24,8 +23,6 @@ CONNECTIONS = 512
 """At once; one more ends the one that has waited longest for a request."""
 STOP_SECONDS = 10
 """For requests that run when the controller stops. Their executions go on in the sandboxes."""
-
-log = logging.getLogger(__name__)
 
 
 class ServeError(Exception):
@@ -81,8 +78,9 @@ class _GuardedProtocol(H11Protocol):
             for each in cast("set[_GuardedProtocol]", self.connections)
             if each._waits_since is not None and not each.transport.is_closing()
         ]
-        _, longest = min(waiting, key=lambda each: each[0])
-        longest.abort()
+        if waiting:
+            _, longest = min(waiting, key=lambda each: each[0])
+            longest.abort()
 
 
 class _Server(uvicorn.Server):
