@@ -79,9 +79,10 @@ def test_ls_shows_a_table_of_the_contexts_namespace(plugin: Plugin, sandbox: San
 
 def test_top_shows_who_is_busy(plugin: Plugin, sandbox: Sandbox) -> None:
     with ThreadPoolExecutor(1) as pool:
-        busy = pool.submit(sandbox.execute, "while True: pass", timeout=8)
-        assert eventually(lambda: json.loads(plugin("top", "-o", "json").stdout)["items"][0]["cores"] > 0.1)
-        busy.result()
+        busy = pool.submit(sandbox.execute, "import os\nwhile not os.path.exists('stop'): pass", timeout=60)
+        assert eventually(lambda: json.loads(plugin("top", "-o", "json").stdout)["items"][0]["cores"] > 0.1, 30)
+        sandbox.write_file("stop", "")
+        assert busy.result().ok
     head, row = plugin("top").stdout.splitlines()
     assert head.split() == ["NAME", "CPU(cores)", "MEMORY(bytes)", "LIMIT", "PROCESSES"]
     assert row.split()[0] == "box" and row.split()[2].endswith("Mi")
