@@ -64,6 +64,10 @@ def _schema_pattern(pattern: str) -> FieldInfo:
     return cast("FieldInfo", Field(json_schema_extra={"pattern": pattern}))
 
 
+def _names(pattern: str) -> FieldInfo:
+    return cast("FieldInfo", Field(json_schema_extra={"propertyNames": {"pattern": pattern}}))
+
+
 NO_NUL = _schema_pattern(r"^[^\x00]*$")
 PATH_PATTERN = r"^(?!(.*/)?\.{1,2}(/|$))[^/\x00-\x1f\x7f]{1,255}(/[^/\x00-\x1f\x7f]{1,255})*$"
 Argument = Annotated[str, AfterValidator(without_nul), AfterValidator(_fits_an_argument), NO_NUL]
@@ -107,12 +111,12 @@ class ProgramFile(_Strict):
 
 _form = Discriminator(lambda value: "list" if isinstance(value, list | tuple) else "object")
 Environment = Annotated[
-    Annotated[dict[EnvName, Argument], Field(max_length=256), Tag("object")]
+    Annotated[dict[EnvName, Argument], Field(max_length=256), _names(ENV_NAME), Tag("object")]
     | Annotated[tuple[EnvVar, ...], Field(max_length=256, strict=False), Tag("list")],
     _form,
 ]
 Files = Annotated[
-    Annotated[dict[Path, Text], Field(max_length=256), Tag("object")]
+    Annotated[dict[Path, Text], Field(max_length=256), _names(PATH_PATTERN), Tag("object")]
     | Annotated[tuple[ProgramFile, ...], Field(max_length=256, strict=False), Tag("list")],
     _form,
 ]
