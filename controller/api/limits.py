@@ -36,6 +36,11 @@ class Limits:
             await (problem.response() if problem else self._app)(scope, exchange.receive, exchange.send)
         except _Stalled:
             return  # the server closes a connection whose answer was not completed
+        except asyncio.CancelledError:
+            # Only the server's stop cancels requests; nothing above this frame waits for more.
+            if not exchange.answered:
+                problem = Problem(Kind.UNAVAILABLE, "the controller stops; what runs in sandboxes goes on")
+                await problem.response()(scope, exchange.receive, exchange.send)
 
 
 def _wrong_head(scope: Scope) -> Problem | None:
@@ -64,6 +69,8 @@ class _Exchange:
         self._received = 0
         self._waited = 0.0
         self._lingers = False
+        self.answered = False
+        """The answer has begun."""
 
     async def receive(self) -> Message:
         """The next message; raises Problem 408 where the body comes too slowly."""
@@ -83,6 +90,7 @@ class _Exchange:
 
     async def send(self, message: Message) -> None:
         """Send it; a body that was not read ends the connection, once the client had a chance to read the answer."""
+        self.answered = True
         if message["type"] == "http.response.start" and not self._body_done:
             self._lingers = True
             message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
