@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import resource
 import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import cast
@@ -21,6 +22,7 @@ IDLE_SECONDS = 65
 """A connection may wait for its next request; longer than the 60 s of common proxies, so that those close first."""
 CONNECTIONS = 512
 """At once; one more ends the one that has waited longest for a request."""
+DESCRIPTORS = 16384
 STOP_SECONDS = 10
 """For requests that run when the controller stops. Their executions go on in the sandboxes."""
 
@@ -93,6 +95,7 @@ class _Server(uvicorn.Server):
 @contextlib.asynccontextmanager
 async def serving(app: ASGIApp, settings: ApiSettings) -> AsyncIterator[str]:
     """Serve while the block runs; gives the URL, with the real port where API__PORT is 0. Raises ServeError."""
+    _allow_descriptors()
     listener = _listen(settings.host, settings.port)
     config = uvicorn.Config(
         app,
@@ -118,6 +121,14 @@ async def serving(app: ASGIApp, settings: ApiSettings) -> AsyncIterator[str]:
         server.should_exit = True
         await task
         listener.close()
+
+
+def _allow_descriptors() -> None:
+    # A shell's usual 1024 could be used up by connections to two servers, and containers need some, too.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < DESCRIPTORS:
+        enough = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import subprocess
+import sys
 import time
 
 import httpx
@@ -72,3 +74,11 @@ async def test_a_stop_does_not_wait_for_ever_and_says_to_come_back(
         answer = await running
         problem(answer, 503, "unavailable")
         assert answer.headers["retry-after"]
+
+
+def test_a_shells_limit_of_open_files_is_raised() -> None:
+    code = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 4096)); "
+    code += "from controller.api.server import _allow_descriptors; _allow_descriptors(); "
+    code += "print(resource.getrlimit(resource.RLIMIT_NOFILE))"
+    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert seen.stdout == "(4096, 4096)\n"
