@@ -86,9 +86,25 @@ class _GuardedProtocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
+    """uvicorn's server as a part of a program: it is told to stop and leaves signals alone."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._told = asyncio.Event()
+
+    def stop(self) -> None:
+        """Stop serving as soon as what is asked was answered."""
+        self.should_exit = True
+        self._told.set()
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):  # renews the Date header
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._told.wait()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # Signals belong to the controller, of which this is one part.
         yield
 
 
@@ -118,7 +134,7 @@ async def serving(app: ASGIApp, settings: ApiSettings) -> AsyncIterator[str]:
     try:
         yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     finally:
-        server.should_exit = True
+        server.stop()
         await task
         listener.close()
 

@@ -115,7 +115,7 @@ async def test_a_key_counts_in_its_sandbox_only(api: Api) -> None:
 
 @pytest.mark.parametrize("key", ["with space", "x" * 256, "a\tb", ""])
 async def test_a_key_is_short_visible_ascii(api: Api, key: str) -> None:
-    problem(await api.execute(await api.create(), key=key, code="print(1)"), 422, "invalid")
+    problem(await api.execute(await api.create(wait=0), key=key, code="print(1)"), 422, "invalid")
 
 
 # --- events ---
@@ -288,31 +288,31 @@ async def test_a_sandbox_with_a_run_of_its_own_takes_no_executions(api: Api) -> 
     ],
 )
 async def test_the_wrong_field_is_named(api: Api, body: Any, field: str) -> None:
-    answer = await api.client.post(f"/sandbox/{await api.create()}/execute", json=body)
+    answer = await api.client.post(f"/sandbox/{await api.create(wait=0)}/execute", json=body)
     assert problem(answer, 422, "invalid")["errors"][0]["field"] == field
 
 
 @pytest.mark.parametrize("name", ["A=B", "A B", "A\0", "", "1A", "ä"])
 async def test_a_variable_needs_a_name_that_programs_take(api: Api, name: str) -> None:
-    problem(await api.execute(await api.create(), code="x", env={name: "1"}), 422, "invalid")
+    problem(await api.execute(await api.create(wait=0), code="x", env={name: "1"}), 422, "invalid")
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x", "", ".", "a\0b"])
 async def test_files_stay_below_the_workspace(api: Api, path: str) -> None:
-    problem(await api.execute(await api.create(), code="x", files={path: "1"}), 422, "invalid")
+    problem(await api.execute(await api.create(wait=0), code="x", files={path: "1"}), 422, "invalid")
 
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e999"])
 async def test_a_timeout_is_a_finite_number(api: Api, text: str) -> None:
     headers = {"Content-Type": "application/json"}
     body = f'{{"code": "x", "timeout": {text}}}'
-    answer = await api.client.post(f"/sandbox/{await api.create()}/execute", content=body, headers=headers)
+    answer = await api.client.post(f"/sandbox/{await api.create(wait=0)}/execute", content=body, headers=headers)
     problem(answer, 422, "invalid")
 
 
 @pytest.mark.parametrize("secret", ["hunter2-in-a-value"])
 async def test_errors_do_not_repeat_values(api: Api, secret: str) -> None:
-    answer = await api.execute(await api.create(), code="x", env={"A": secret + "\0"}, context=secret + "/")
+    answer = await api.execute(await api.create(wait=0), code="x", env={"A": secret + "\0"}, context=secret + "/")
     problem(answer, 422, "invalid")
     assert secret not in answer.text
 
