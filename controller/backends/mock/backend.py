@@ -51,10 +51,10 @@ from controller.backends.mock.processes import (
     Process,
     agent_process,
     end,
-    freeze,
     open_pidfd,
+    resume,
     send,
-    thaw,
+    suspend,
     usage_of,
     wait_gone,
 )
@@ -231,14 +231,14 @@ class MockBackend:
         folder, record = await self._existing(uid)
         self.executions.hold(uid)
         try:
-            await self._call("look", f"suspending sandbox {uid}", partial(freeze, folder.identity(record)))
+            await self._call("look", f"suspending sandbox {uid}", partial(suspend, folder.identity(record)))
         except BackendError:
             self.executions.release(uid)
             raise
 
     async def resume(self, uid: str) -> None:
         folder, record = await self._existing(uid)
-        await self._call("look", f"resuming sandbox {uid}", partial(thaw, folder.identity(record)))
+        await self._call("look", f"resuming sandbox {uid}", partial(resume, folder.identity(record)))
         self.executions.release(uid)
 
     async def update(self, uid: str, limits: Limits) -> None:

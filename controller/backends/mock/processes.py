@@ -9,7 +9,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,10 +163,28 @@ def freeze(identity: Identity, seconds: float = 5) -> list[Process]:
         stopped |= fresh
 
 
-def thaw(identity: Identity) -> None:
-    """Let every process of the sandbox go on."""
+def suspend(identity: Identity, seconds: float = 5) -> None:
+    """Stop every process and wait until the kernel shows it: a signal that was sent is not yet a process that stands.
+
+    Raises BackendError where that takes longer than `seconds`.
+    """
+    freeze(identity, seconds)
+    _await(identity, seconds, "suspended", lambda: [each for each in members(identity) if each.state not in "TtZX"])
+
+
+def resume(identity: Identity, seconds: float = 5) -> None:
+    """Let every process go on, and wait until the agent does. Raises BackendError where that takes longer than `seconds`."""
     for process in members(identity):
         send(process, signal.SIGCONT)
+    _await(identity, seconds, "resumed", lambda: [a for a in [agent_process(identity)] if a and a.state in "Tt"])
+
+
+def _await(identity: Identity, seconds: float, what: str, others_of: Callable[[], list[Process]]) -> None:
+    until = time.monotonic() + seconds
+    while others := others_of():
+        if time.monotonic() > until:
+            raise BackendError(f"sandbox {identity.uid} is not {what} after {seconds:g} s: {_some(others)}")
+        time.sleep(0.001)
 
 
 def end(identity: Identity, seconds: float = 5) -> None:
