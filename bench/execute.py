@@ -15,7 +15,7 @@ from threading import Thread
 
 import docker
 import httpx
-from peers import CODE, PEERS, Once
+from peers import CODE, PEERS, Once, peer_image
 
 from controller import SandboxManager
 from controller.backends.container import Defaults, Image, create_body
@@ -192,7 +192,8 @@ def main() -> None:
             "HTTP, keep-alive": lambda: str(execute(client, mine)["stdout"]),
         }
         if not options.no_peers:
-            runs |= {name: stack.enter_context(peer(IMAGE)) for name, peer in PEERS.items()}
+            image = peer_image(IMAGE)
+            runs |= {name: stack.enter_context(peer(image)) for name, peer in PEERS.items()}
         aims = {"library": "3 / 10", "HTTP, keep-alive": "6 / 15"}
         for name, times in in_turn(runs, options.runs).items():
             shown = f"{quantile(times, 0.5):.1f} / {quantile(times, 0.99):.1f} ms"

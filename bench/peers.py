@@ -4,6 +4,7 @@ Every function yields a callable that runs it once. They are installed by the de
 """
 
 import asyncio
+import io
 import socket
 import sysconfig
 import tempfile
@@ -107,4 +108,14 @@ def _await_port(port: int, seconds: float = 60) -> None:
     raise TimeoutError(f"nothing answers at port {port}")
 
 
+def peer_image(image: str) -> str:
+    """`image` as the others need it: they call `python`, and AutoGen's files are read by root only."""
+    client = docker.from_env()
+    dockerfile = f"FROM {image}\nUSER 0\nRUN ln -sf python3 /usr/bin/python\n"
+    client.images.build(fileobj=io.BytesIO(dockerfile.encode()), tag=PEER_IMAGE, rm=True)
+    client.close()
+    return PEER_IMAGE
+
+
+PEER_IMAGE = "agent-sandbox-peers:bench"
 PEERS = {"docker exec": docker_exec, "SWE-ReX": swe_rex, "AutoGen": autogen, "llm-sandbox": llm_sandbox}
