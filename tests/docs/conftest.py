@@ -1,6 +1,7 @@
 """A shell beside `sandbox-controller dev`, as the pages have it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,5 +34,7 @@ def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, s
         api = next(line.split()[-1] for line in process.stdout if line.startswith("HTTP API"))
         signal.alarm(0)
         yield environment | {"SANDBOX_API": api}
+        if shutil.which("kubectl"):  # the API is gone with its process: its sandboxes would live on
+            subprocess.run(["kubectl", "delete", "sbx", "--all"], env=environment, check=True, timeout=60)
         process.terminate()
         process.communicate(timeout=30)
