@@ -1,17 +1,18 @@
 """How fast code runs in a sandbox that is up, next to others, in one run: `make bench` prints the table."""
 
 import argparse
-import asyncio
 import os
 import statistics
+import subprocess
+import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Thread
 
 import docker
 import httpx
@@ -19,12 +20,13 @@ from peers import CODE, PEERS, Once, peer_image
 
 from controller import SandboxManager
 from controller.backends.container import Defaults, Image, create_body
-from controller.dev import dev
 from controller.model import Sandbox, SandboxSpec
-from controller.settings import Settings, load_settings
+from controller.settings import load_settings
 
 IMAGE = "agent-sandbox:latest"
 CLIENTS = SANDBOXES = 8
+REST_SECONDS = 0.05
+DEV = [sys.executable, "-c", "from controller.cli import main; main()", "dev"]
 
 
 def quantile(values: list[float], share: float) -> float:
@@ -38,7 +40,10 @@ def timed(once: Callable[[], object]) -> float:
 
 
 def in_turn(runs: dict[str, Once], count: int) -> dict[str, list[float]]:
-    """Milliseconds of each, taken in turn, so that a noisy moment meets all of them."""
+    """Milliseconds of each, taken in turn, so that a noisy moment meets all of them.
+
+    Each begins when the machine is at rest: what Docker still does for the one before is not its time.
+    """
     for name, once in runs.items():
         answer = once()
         assert answer.strip() == "2", f"{name} answers {answer!r}"
@@ -46,31 +51,43 @@ def in_turn(runs: dict[str, Once], count: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(count):
         for name, once in runs.items():
+            time.sleep(REST_SECONDS)
             times[name].append(timed(once))
     return times
 
 
+@dataclass(frozen=True)
 class Served:
-    """A controller with an API of its own, in a thread of this process, so that its memory can be read."""
+    """A controller process of its own: its API's URL and its pid."""
 
-    def __init__(self, settings: Settings) -> None:
-        api = settings.api.model_copy(update={"port": 0, "metrics_port": 0})
-        sandbox = settings.sandbox.model_copy(update={"instance": f"bench-{os.getpid()}"})
-        self._settings = settings.model_copy(update={"api": api, "sandbox": sandbox})
-        self._loop = asyncio.new_event_loop()
-        Thread(target=self._loop.run_forever, daemon=True).start()
+    url: str
+    pid: int
 
-    @asynccontextmanager
-    async def _dev(self) -> AsyncIterator[str]:
-        with TemporaryDirectory() as folder:
-            async with dev(self._settings, kubeconfig=Path(folder) / "kubeconfig") as urls:
-                yield urls["api"]
+    def memory(self) -> float:
+        """MiB that it holds."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
-    @contextmanager
-    def running(self) -> Iterator[str]:
-        context = self._dev()
-        yield asyncio.run_coroutine_threadsafe(context.__aenter__(), self._loop).result(60)
-        asyncio.run_coroutine_threadsafe(context.__aexit__(None, None, None), self._loop).result(60)
+
+@contextmanager
+def served() -> Iterator[Served]:
+    env = os.environ | {
+        "API__PORT": "0",
+        "API__METRICS_HOST": "127.0.0.1",
+        "API__METRICS_PORT": "0",
+        "SANDBOX__INSTANCE": f"bench-{os.getpid()}",
+        "PYTHONUNBUFFERED": "1",
+    }
+    with TemporaryDirectory() as folder:
+        command = [*DEV, "--kubeconfig", f"{folder}/kubeconfig"]
+        with subprocess.Popen(
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as process:
+            assert process.stdout is not None
+            url = next(line.split()[2] for line in process.stdout if line.startswith("HTTP API"))
+            try:
+                yield Served(url, process.pid)
+            finally:
+                process.terminate()
 
 
 def created(client: httpx.Client) -> str:
@@ -107,24 +124,18 @@ def rate(url: str, seconds: float) -> float:
     return total / seconds
 
 
-def memory() -> float:
-    """MiB of this process, controller and clients."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def flood(url: str) -> float:
-    """MiB that the process grows by while a program prints 200 MB under a cap of 1 MiB."""
-    with httpx.Client(base_url=url) as client:
+def flood(controller: Served) -> float:
+    """MiB that the controller grows by while a program prints 200 MB under a cap of 1 MiB."""
+    with httpx.Client(base_url=controller.url) as client:
         sandbox = created(client)
         small = "import sys; sys.stdout.write('x' * 2_000_000)"
         execute(client, sandbox, small)  # what one answer of the full size needs, is needed before
-        before = memory()
+        before = controller.memory()
         result = execute(
             client, sandbox, "import sys\nfor _ in range(200): sys.stdout.write('x' * 1_000_000)", timeout=60
         )
         assert result["truncated"] and len(str(result["stdout"])) == 2**20
-        grown = memory() - before
+        grown = controller.memory() - before
         client.delete(f"/sandbox/{sandbox}", timeout=60)
     return grown
 
@@ -184,7 +195,8 @@ def main() -> None:
     with ExitStack() as stack:
         manager = SandboxManager()
         sandbox = stack.enter_context(manager.create(image=IMAGE))
-        url = stack.enter_context(Served(load_settings()).running())
+        controller = stack.enter_context(served())
+        url = controller.url
         client = stack.enter_context(httpx.Client(base_url=url))
         mine = created(client)
         runs: dict[str, Once] = {
@@ -200,7 +212,7 @@ def main() -> None:
             rows.append((f"`{CODE}`, {name}, p50 / p99", shown, aims.get(name, "")))
         client.delete(f"/sandbox/{mine}", timeout=60)
         rows.append((f"executions per second, HTTP, {CLIENTS} clients", f"{rate(url, options.seconds):.0f}", "300"))
-        rows.append(("memory for 200 MB of output under 1 MiB", f"+{flood(url):.1f} MiB", "8 MiB"))
+        rows.append(("memory for 200 MB of output under 1 MiB", f"+{flood(controller):.1f} MiB", "8 MiB"))
         over, left = overshoot(url)
         rows.append(("beyond a deadline of 1 s, processes left", f"{over:.2f} s, {left}", "0.3 s, 0"))
     ours, raw = cold(20)

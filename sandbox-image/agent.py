@@ -73,6 +73,7 @@ import errno
 import io
 import json
 import marshal
+import math
 import os
 import re
 import select
@@ -106,7 +107,7 @@ NICE = 10  # of programs, so that a hundred busy ones do not keep their supervis
 MAX_IDLE = 4  # supervisors that wait for the next execution
 FORCE_SECONDS = 0.4  # after which a supervisor that does not end its program is ended with it
 SWEEP_SECONDS = 0.4  # for the orphans of a supervisor that was killed
-GATHER_SECONDS = 0.003  # of output, after a read that brought little
+GATHER_SECONDS = 0.002  # of what there is to say, so that a short program's start, output and result go out in one write
 WATCH_SECONDS = 0.02  # between two looks at the memory in use, where no kernel limits it
 
 HEADER = struct.Struct("!8sBIII")
@@ -114,11 +115,13 @@ HELLO_TOKEN = bytes.fromhex("d3a96e0f51c8b742")
 MAX_FRAME = HEADER.size + MAX_PAYLOAD
 HELLO, REQUEST, PART, DATA, EOF, CREDIT, STARTED, STDOUT, STDERR, RESULT, ERROR, CLOSE = range(1, 13)
 
+ENVIRONMENT = dict(os.environ)  # a look into os.environ costs a fresh fork 0.1 ms
 LIBC = ctypes.CDLL(None, use_errno=True)
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4  # linux/prctl.h
+PR_SET_DUMPABLE = 4  # linux/prctl.h
 PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 37, 38
 LAUNCHER_FD = 3
 # Variables that an interpreter reads only when it starts, so that a warm one will not do.
+OWN_PACKAGES = "/.local/lib/python%d.%d/site-packages" % sys.version_info[:2]  # of a user, below the home directory
 INTERPRETER_VARIABLE = re.compile("PYTHON(?!PATH$|UNBUFFERED$|DONTWRITEBYTECODE$|_)").match
 # Between the agent and its own processes jobs and reports are marshalled: they are of one version, and trust each other.
 
@@ -393,9 +396,9 @@ def supervise_one(program, control, end_message):
 
 def await_job(seat):
     """In the next program's process: get ready, wait for the job, become the program."""
-    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     os.setsid()
     os.nice(NICE)
+    run_code("print(end='')", "<string>", {})  # a rehearsal: what it touches is copied now, not when the job is there
     message, descriptors, _, _ = socket.recv_fds(seat, 64, 8, socket.MSG_CMSG_CLOEXEC)
     if not message:
         os._exit(0)
@@ -427,7 +430,7 @@ def become_program(stdin, stdout, stderr, job_descriptor, work=-1):
         if job["kind"] == "context":
             return lambda: serve_context(3)
         if job["kind"] == "python" and job["warm"]:
-            return lambda: run_python(job["code"])
+            return lambda: run_python(job["code"], job["env"])
         replace_process(job)
     except OSError as error:
         what = (
@@ -471,9 +474,9 @@ def replace_process(job):
 def become_python():
     """Make this process look as if it was started by `python3 -c`: programs are forked from it, ready to run.
 
-    What they will use is used once, so that they share it.
+    What they will use is used once, so that they share it; but not threading, which makes every fork a third slower.
     """
-    import atexit, builtins, gc, linecache, resource, threading, traceback, types  # noqa: E401,F401
+    import atexit, builtins, gc, linecache, resource, traceback, types  # noqa: E401,F401
 
     main = types.ModuleType("__main__")
     main.__dict__.update(__builtins__=builtins, __annotations__={})
@@ -484,18 +487,18 @@ def become_python():
     run_code("print(end='')", "<string>", {})
 
 
-def follow_environment():
+def follow_environment(changes):
     """What `python3` takes from the environment when it starts, as far as a warm one can."""
-    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
-    if "PYTHONPATH" in os.environ:
-        sys.path[1:1] = filter(None, os.environ["PYTHONPATH"].split(":"))
-    version = ".".join(map(str, sys.version_info[:2]))
-    own_packages = os.path.expanduser(f"~/.local/lib/python{version}/site-packages")
-    if os.path.isdir(own_packages):
+    environment = {**ENVIRONMENT, **changes}
+    sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
+    if "PYTHONPATH" in environment:
+        sys.path[1:1] = filter(None, environment["PYTHONPATH"].split(":"))
+    own_packages = environment.get("HOME", "") + OWN_PACKAGES
+    if os.access(own_packages, os.X_OK):
         import site
 
         site.addsitedir(own_packages)
-    if "TZ" in os.environ:
+    if "TZ" in environment:
         time.tzset()
 
 
@@ -534,16 +537,16 @@ def flush_output():
     return whole
 
 
-def run_python(code):
+def run_python(code, env):
     """Run code in this process and end it as the interpreter would, without the milliseconds of its full finalisation."""
     import atexit
     import gc
-    import threading
 
-    follow_environment()
+    follow_environment(env)
     namespace = sys.modules["__main__"].__dict__
     exit_code = run_code(code, "<string>", namespace)
-    threading._shutdown()
+    if "threading" in sys.modules:
+        sys.modules["threading"]._shutdown()
     atexit._run_exitfuncs()
     for name in list(namespace):  # open files are flushed and __del__ called
         if name not in ("__builtins__", "__name__"):
@@ -562,7 +565,7 @@ def serve_context(work_descriptor):
     import resource
 
     work = socket.socket(fileno=work_descriptor)
-    follow_environment()
+    follow_environment({})
     namespace = sys.modules["__main__"].__dict__
     number = 0
     while True:
@@ -843,21 +846,23 @@ class Output:
     def __init__(self, agent, limit, sink=None):
         self.agent, self.limit, self.sink = agent, limit, sink
         self.kept, self.dropped = bytearray(), 0
-        self.resume_at = None
+        self.paused = False
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.reader, False)
         agent.selector.register(self.reader, selectors.EVENT_READ, self.on_data)
 
     def on_data(self):
         """Read; after a little, let more gather: a program that prints line by line would cost a wakeup for each."""
-        if self.reader >= 0 and self.resume_at is None and 0 < self.read() < 4096:
+        if self.reader < 0 or self.paused:
+            return
+        if 0 < self.read() < 4096:
+            self.paused = True
             self.agent.selector.unregister(self.reader)
-            self.resume_at = time.monotonic() + GATHER_SECONDS
             self.agent.gathering.add(self)
+        self.agent.speak(GATHER_SECONDS if self.paused else 0)
 
     def resume(self):
-        self.resume_at = None
-        self.agent.gathering.discard(self)
+        self.paused = False
         self.agent.selector.register(self.reader, selectors.EVENT_READ, self.on_data)
 
     def read(self):
@@ -891,7 +896,7 @@ class Output:
     def close(self):
         self.close_writer()
         if self.reader >= 0:
-            if self.resume_at is None:
+            if not self.paused:
                 self.agent.selector.unregister(self.reader)
             self.agent.gathering.discard(self)
             os.close(self.reader)
@@ -1391,7 +1396,7 @@ class Link:
             for kind, channel, payload in self.frames.feed(data):
                 self.on_frame(kind, channel, payload)
         except BlockingIOError:
-            pass
+            self.agent.speak()
         except OSError:
             self.agent.on_link_end()
 
@@ -1412,6 +1417,8 @@ class Link:
                 self.close_channel(number)
             elif kind == CREDIT and number in self.channels:
                 self.channels[number].window += int(json.loads(payload)["bytes"])
+            if kind != REQUEST:
+                self.agent.speak()
         except Refusal as refusal:
             self.refuse(number, refusal)
         except OSError as error:
@@ -1450,6 +1457,7 @@ class Link:
         if operation is None:
             raise Refusal("BadRequest", f"op: {request.get('op')!r} is not known")
         operation(number, request)
+        self.agent.speak(GATHER_SECONDS if operation == self.execute else 0)
 
     def execute(self, number, request):
         execution, known = self.agent.execute(request)
@@ -1491,6 +1499,7 @@ class Link:
         self.channels[number] = Send(self, number, listing, size, {"entries": entries, "truncated": truncated})
 
     def refuse(self, number, refusal):
+        self.agent.speak()
         self.close_channel(number)
         self.send_json(ERROR, number, {"code": refusal.code, "message": str(refusal)[:1000]})
 
@@ -1557,6 +1566,7 @@ class Agent:
         self.link = self.listener = self.requests = None
         self.launchers = set()
         self.active_at = self.watched_at = time.monotonic()
+        self.speak_at = math.inf
         self.stopping = False
         self.null = os.open(os.devnull, os.O_RDWR)
         self.container_memory = ContainerMemory()
@@ -1600,14 +1610,23 @@ class Agent:
         while not self.stopping and not until():
             for key, _ in self.selector.select(self.seconds_to_next()):
                 key.data()
-            self.tick(time.monotonic())
-            if self.link:
-                self.link.pump()
+            now = time.monotonic()
+            self.tick(now)
+            if now >= self.speak_at:
+                self.speak_at = math.inf
+                while self.gathering:
+                    self.gathering.pop().resume()
+                if self.link:
+                    self.link.pump()
         self.end_everything()
 
+    def speak(self, within=0.0):
+        """Have the link say what there is to say, in so many seconds at the latest."""
+        self.speak_at = min(self.speak_at, time.monotonic() + within)
+
     def seconds_to_next(self):
-        """Seconds until `tick` has something to do; None: never."""
-        due = [output.resume_at for output in self.gathering]
+        """Seconds until there is something to do; None: never."""
+        due = [] if self.speak_at == math.inf else [self.speak_at]
         if (self.memory or self.pids) and not all(supervisor.idle for supervisor in self.supervisors):
             due.append(self.watched_at + WATCH_SECONDS)
         for supervisor in self.supervisors:
@@ -1628,8 +1647,6 @@ class Agent:
                 context.end("Cancelled")
         for supervisor in list(self.supervisors):
             supervisor.tick(now)
-        for output in [each for each in self.gathering if now >= each.resume_at]:
-            output.resume()
         if (self.memory or self.pids) and now >= self.watched_at + WATCH_SECONDS:
             self.watched_at = now
             self.watch_limits()
@@ -1688,6 +1705,7 @@ class Agent:
         """Keep its result, unless it never ran."""
         del self.running[execution.id]
         self.active_at = time.monotonic()
+        self.speak()
         if not execution.result:
             return
         self.kept[execution.id] = execution

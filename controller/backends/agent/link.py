@@ -80,6 +80,8 @@ class _Channel:
         self.news = asyncio.Event()
         self.may_arrive = WINDOW
         """Bytes of content that the agent may still send."""
+        self.taken = 0
+        """Bytes of content that were taken and not granted again yet."""
         self.may_send = WINDOW
         """Bytes of content that we may still send."""
         self.over = False
@@ -290,10 +292,17 @@ class AgentLink:
             await self._news(channel, patience)
         if frame.kind == Kind.ERROR:
             raise self._parse(Error, frame.payload).as_raised()
-        if frame.kind in _CONTENT and not channel.over:
-            channel.may_arrive += len(frame.payload)
-            self._send(Kind.CREDIT, channel.number, json.dumps({"bytes": len(frame.payload)}).encode())
+        if frame.kind in _CONTENT:
+            self._grant(channel, len(frame.payload))
         return frame
+
+    def _grant(self, channel: _Channel, taken: int) -> None:
+        """Let the agent send as much again, once it is worth a frame."""
+        channel.taken += taken
+        if channel.taken >= WINDOW // 4 and not channel.over:
+            self._send(Kind.CREDIT, channel.number, json.dumps({"bytes": channel.taken}).encode())
+            channel.may_arrive += channel.taken
+            channel.taken = 0
 
     async def _news(self, channel: _Channel, patience: float | None) -> None:
         """Wait until something arrived on the channel. Raises LinkLost, also after `patience` seconds."""
