@@ -13,9 +13,10 @@ def _found(installed: Path, in_checkout: Path) -> Path:
     return installed if installed.exists() else in_checkout
 
 
-def agent_program() -> Path:
-    """The agent, as the sandbox image carries it; the mock backend runs it as a plain process."""
-    return _found(_PACKAGE / "backends" / "agent_program.py", _CHECKOUT / "sandbox-image" / "agent.py")
+def agent_programs() -> tuple[Path, Path]:
+    """What runs the agent as a plain process, for the mock backend, and the agent itself, as the sandbox image has it."""
+    folder = _found(_PACKAGE / "sandbox-image", _CHECKOUT / "sandbox-image")
+    return folder / "plain_agent.py", folder / "agent.py"
 
 
 def crd() -> dict[str, Any]:

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """The agent: runs programs inside a sandbox for a controller outside, over one byte stream. Standard library only.
 
-    agent.py --workspace DIR                    frames over stdin and stdout: PID 1 of a container
-    agent.py --workspace DIR --socket PATH      frames over a Unix socket; the newest connection wins
-    agent.py --workspace DIR --run SPEC --result RESULT          one program, no frames; see `run_once`
+    agent.py [DIR]      frames over stdin and stdout; PID 1 of a container, whose workspace is DIR, or else /workspace
+
+plain_agent.py beside it is the same agent where there is no container.
 
 Processes
     agent ── launcher ── supervisors ── each the program of one execution or context, and all that it starts
@@ -96,8 +96,6 @@ MAX_CHANNELS = 128
 MAX_KEPT = 256  # finished executions whose results are kept,
 MAX_KEPT_BYTES = 16 << 20  # and their output, or an eighth of the container's memory; the oldest is dropped first
 MAX_FORGOTTEN = 10_000  # ids remembered after that, so that a late retry is refused and not run again
-MAX_TAIL = 16 * 1024  # of each stream in the result of --run,
-MAX_LOG = 1 << 20  # and in its log
 MAX_ENTRIES = 10_000  # of a listing,
 MAX_LISTING = 1 << 20  # and its bytes
 WINDOW = 256 * 1024
@@ -108,7 +106,6 @@ MAX_IDLE = 4  # supervisors that wait for the next execution
 FORCE_SECONDS = 0.4  # after which a supervisor that does not end its program is ended with it
 SWEEP_SECONDS = 0.4  # for the orphans of a supervisor that was killed
 GATHER_SECONDS = 0.002  # of what there is to say, so that a short program's start, output and result go out in one write
-WATCH_SECONDS = 0.02  # between two looks at the memory in use, where no kernel limits it
 
 HEADER = struct.Struct("!8sBIII")
 HELLO_TOKEN = bytes.fromhex("d3a96e0f51c8b742")
@@ -117,7 +114,7 @@ HELLO, REQUEST, PART, DATA, EOF, CREDIT, STARTED, STDOUT, STDERR, RESULT, ERROR,
 
 ENVIRONMENT = dict(os.environ)  # a look into os.environ costs a fresh fork 0.1 ms
 LIBC = ctypes.CDLL(None, use_errno=True)
-PR_SET_DUMPABLE = 4  # linux/prctl.h
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4  # linux/prctl.h
 PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 37, 38
 LAUNCHER_FD = 3
 # Variables that an interpreter reads only when it starts, so that a warm one will not do.
@@ -228,18 +225,6 @@ def end_children(seconds, reap):
     while reap() and time.monotonic() < deadline:
         end_all(lambda: below(os.getpid()))
         time.sleep(0.001)
-
-
-def resident_bytes(pids):
-    """Resident memory of some processes in bytes. Pages that they share count for each."""
-    pages = 0
-    for pid in pids:
-        try:
-            with open(f"/proc/{pid}/statm", "rb") as file:
-                pages += int(file.read().split()[1])
-        except OSError:  # it ended meanwhile
-            pass
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 class ContainerMemory:
@@ -396,6 +381,7 @@ def supervise_one(program, control, end_message):
 
 def await_job(seat):
     """In the next program's process: get ready, wait for the job, become the program."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # it is older than its job: `sweep` would spare it
     os.setsid()
     os.nice(NICE)
     run_code("print(end='')", "<string>", {})  # a rehearsal: what it touches is copied now, not when the job is there
@@ -843,8 +829,8 @@ class Supervisor:
 class Output:
     """One stream of an execution: its beginning is kept, the rest is read and counted."""
 
-    def __init__(self, agent, limit, sink=None):
-        self.agent, self.limit, self.sink = agent, limit, sink
+    def __init__(self, agent, limit):
+        self.agent, self.limit = agent, limit
         self.kept, self.dropped = bytearray(), 0
         self.paused = False
         self.reader, self.writer = os.pipe()
@@ -873,12 +859,13 @@ class Output:
             return 0
         if not data:
             self.close()
+        self.keep(data)
+        return len(data)
+
+    def keep(self, data):
         room = self.limit - len(self.kept)
         self.kept += data[:room]
         self.dropped += max(0, len(data) - room)
-        if self.sink and data:
-            self.sink(data)
-        return len(data)
 
     def drain(self):
         """Read what the pipe holds, but not for ever: its end may have been given to another process."""
@@ -931,6 +918,7 @@ class Input:
             while self.waiting:
                 count = os.write(self.writer, self.waiting)
                 self.written += count
+                self.agent.speak()  # there may be credit to give
                 del self.waiting[:count]
         except BlockingIOError:
             if not self.registered:
@@ -1046,7 +1034,7 @@ class Context:
 class Execution:
     """One execution, from its start to its kept result."""
 
-    def __init__(self, agent, request, sinks=(None, None)):
+    def __init__(self, agent, request):
         self.agent, self.id, self.digest = agent, request["id"], request["digest"]
         self.result = self.ending = self.refusal = None
         self.started_at, self.started = time.time(), time.monotonic()
@@ -1059,8 +1047,8 @@ class Execution:
         job["limits"] = agent.rlimits
         job["warm"] = not any(map(INTERPRETER_VARIABLE, [*os.environ, *job["env"]]))
         try:
-            for kind, sink in zip((STDOUT, STDERR), sinks):
-                self.output[kind] = Output(agent, request["output_limit"], sink)
+            for kind in (STDOUT, STDERR):
+                self.output[kind] = agent.output(kind, request["output_limit"])
             stdio = (self.stdin.reader, self.output[STDOUT].writer, self.output[STDERR].writer)
             if request["context"]:
                 context = agent.context(request["context"])
@@ -1075,7 +1063,6 @@ class Execution:
         self.stdin.close_reader()
         for output in self.output.values():
             output.close_writer()
-        self.stdin.feed(request["input"])
         if not request["stdin"]:
             self.stdin.end()
 
@@ -1183,7 +1170,6 @@ def checked_execution(request, workspace):
     if not 0 <= checked["output_limit"] <= MAX_OUTPUT:
         raise Refusal("BadRequest", f"output_limit: must be from 0 to {MAX_OUTPUT} bytes")
     checked["stdin"] = member("stdin", bool, False)
-    checked["input"] = b""
     checked["files"] = [checked_file(file) for file in member("files", list, [])]
     try:
         json.dumps([checked["argv"], checked["env"], checked["cwd"]], ensure_ascii=False).encode(
@@ -1446,27 +1432,21 @@ class Link:
         if len(self.channels) >= MAX_CHANNELS:
             raise Refusal("Busy", f"{MAX_CHANNELS} channels are open")
         request = json.loads(document)
-        operation = {
-            "execute": self.execute,
-            "attach": self.attach,
-            "cancel": self.cancel,
-            "put": self.put,
-            "get": self.get,
-            "list": self.list,
-        }.get(request.get("op"))
+        name = request.get("op")
+        operation = getattr(self, f"op_{name}", None)
         if operation is None:
-            raise Refusal("BadRequest", f"op: {request.get('op')!r} is not known")
+            raise Refusal("BadRequest", f"op: {name!r} is not known")
         operation(number, request)
-        self.agent.speak(GATHER_SECONDS if operation == self.execute else 0)
+        self.agent.speak(GATHER_SECONDS if name == "execute" else 0)
 
-    def execute(self, number, request):
+    def op_execute(self, number, request):
         execution, known = self.agent.execute(request)
         self.channels[number] = Attachment(self, number, execution, known)
 
-    def attach(self, number, request):
+    def op_attach(self, number, request):
         self.channels[number] = Attachment(self, number, self.find(request), True)
 
-    def cancel(self, number, request):
+    def op_cancel(self, number, request):
         execution = self.find(request)
         self.send_json(RESULT, number, {"ended": execution.result is None})
         execution.end("Cancelled")
@@ -1477,15 +1457,15 @@ class Link:
         except KeyError:
             raise Refusal("NotFound", f"no execution {request.get('id')!r}") from None
 
-    def put(self, number, request):
+    def op_put(self, number, request):
         upload = Upload(self.agent.workspace, request["path"], int(request.get("mode", 0o644)) & 0o777)
         self.channels[number] = Put(self, number, upload)
 
-    def get(self, number, request):
+    def op_get(self, number, request):
         file = self.agent.workspace.open_file(request["path"])
         self.channels[number] = Send(self, number, file, os.fstat(file.fileno()).st_size, {})
 
-    def list(self, number, request):
+    def op_list(self, number, request):
         listing, entries, truncated = io.BytesIO(), 0, False
         for path, size in self.agent.workspace.files(request.get("path", "")):
             if entries == MAX_ENTRIES or listing.tell() > MAX_LISTING:
@@ -1557,15 +1537,15 @@ class Link:
 
 
 class Agent:
-    def __init__(self, workspace, memory=0, pids=0, rlimits=None):
-        self.workspace, self.memory, self.pids, self.rlimits = Workspace(workspace), memory, pids, rlimits or {}
+    def __init__(self, workspace):
+        self.workspace, self.rlimits = Workspace(workspace), {}
         self.selector = selectors.DefaultSelector()
         self.running, self.kept, self.forgotten = {}, collections.OrderedDict(), collections.OrderedDict()
         self.kept_bytes = 0
         self.contexts, self.supervisors, self.gathering = {}, set(), set()
-        self.link = self.listener = self.requests = None
+        self.link = self.requests = None
         self.launchers = set()
-        self.active_at = self.watched_at = time.monotonic()
+        self.active_at = time.monotonic()
         self.speak_at = math.inf
         self.stopping = False
         self.null = os.open(os.devnull, os.O_RDWR)
@@ -1627,8 +1607,6 @@ class Agent:
     def seconds_to_next(self):
         """Seconds until there is something to do; None: never."""
         due = [] if self.speak_at == math.inf else [self.speak_at]
-        if (self.memory or self.pids) and not all(supervisor.idle for supervisor in self.supervisors):
-            due.append(self.watched_at + WATCH_SECONDS)
         for supervisor in self.supervisors:
             if supervisor.sweep_by is not None:
                 return 0.002
@@ -1647,18 +1625,6 @@ class Agent:
                 context.end("Cancelled")
         for supervisor in list(self.supervisors):
             supervisor.tick(now)
-        if (self.memory or self.pids) and now >= self.watched_at + WATCH_SECONDS:
-            self.watched_at = now
-            self.watch_limits()
-
-    def watch_limits(self):
-        """End what is above the limits, where no kernel does it."""
-        for supervisor in [each for each in self.supervisors if each.pid and not each.idle]:
-            tree = below(supervisor.pid)
-            if self.memory and resident_bytes(tree) > self.memory:
-                supervisor.owner.end("OOMKilled")
-            elif self.pids and len(tree) > self.pids:
-                supervisor.owner.end("Error")
 
     # Executions
 
@@ -1679,9 +1645,12 @@ class Agent:
             raise Refusal("BadRequest", f"cwd: {checked['cwd']!r} is not a directory")
         return self.start(checked), False
 
-    def start(self, checked, sinks=(None, None)):
-        execution = self.running[checked["id"]] = Execution(self, checked, sinks)
+    def start(self, checked):
+        execution = self.running[checked["id"]] = Execution(self, checked)
         return execution
+
+    def output(self, kind, limit):
+        return Output(self, limit)
 
     def find(self, execution_id, digest=None):
         """Returns an execution that runs or is kept. Raises KeyError, Refusal (Conflict, Gone)."""
@@ -1808,7 +1777,9 @@ class Agent:
         strays = {pid for pid, (parent, born) in table.items() if parent == me and pid not in own and born >= since}
         if strays:
             end_all(lambda: strays | below(*strays))
-        return not strays and supervisor not in table
+        # One whose parent ended while the table was read is about to come here.
+        moving = any(born >= since and parent and parent not in table for parent, born in table.values())
+        return not strays and not moving and supervisor not in table
 
     def stop(self, *_):
         self.stopping = True
@@ -1831,156 +1802,20 @@ class Agent:
             os.close(reader)
             os.close(writer)
 
-    def serve_socket(self, path, users):
-        beside = path + ".new"
-        if os.path.exists(beside):
-            os.unlink(beside)
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(beside)
-        self.listener.listen(8)
-        os.rename(beside, path)  # who finds it can connect
-        self.listener.setblocking(False)
-        self.selector.register(self.listener, selectors.EVENT_READ, lambda: self.on_connection(users))
-
-    def on_connection(self, users):
-        try:
-            connection, _ = self.listener.accept()
-        except OSError:  # it went away again
-            return
-        _, user, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if user not in users:
-            connection.close()
-            return
-        if self.link:
-            self.link.close()
-        descriptor = connection.detach()
-        self.link = Link(self, descriptor, descriptor)
-
     def on_link_end(self):
         self.link.close()
         self.link = None
-        if not self.listener and os.getpid() != 1:
+        if os.getpid() != 1:
             self.stopping = True
-
-
-def run_once(agent, spec_path, result_path):
-    """Run the program of a JSON file (as an execute request; `stdin` is its text) and write the result as JSON.
-
-    The result has exit_code, reason, stdout and stderr (the last 16 KiB, base64), truncated, duration_ms, started_at and
-    finished_at. Beside it, files `stdout` and `stderr` get the first MiB of each stream as it comes.
-    """
-    with open(spec_path, "rb") as file:
-        request = json.load(file)
-    stdin = request.pop("stdin", None) or ""
-    tails = {}
-
-    def sink(name):
-        file = open(os.path.join(os.path.dirname(result_path) or ".", name), "wb", buffering=0)
-        tails[name] = tail = bytearray()
-        written = 0
-
-        def write(data):
-            nonlocal written
-            tail.extend(data)
-            del tail[: max(0, len(tail) - MAX_TAIL)]
-            written += file.write(data[: max(0, MAX_LOG - written)])
-
-        return write
-
-    checked = checked_execution({"id": "run", "digest": "run", **request}, agent.workspace.path)
-    checked["output_limit"] = 0
-    checked["input"] = stdin.encode("utf-8", "surrogateescape")
-    execution = agent.start(checked, (sink("stdout"), sink("stderr")))
-    agent.serve(until=lambda: execution.result or execution.refusal)
-    if not execution.result:
-        reason = "Cancelled" if agent.stopping else "Error"
-        execution.result = {
-            "exit_code": None,
-            "reason": reason,
-            "message": str(execution.refusal or "ended by a signal"),
-        }
-    result = {key: value for key, value in execution.result.items() if not key.startswith("dropped")}
-    for name, tail in tails.items():
-        result[name] = binascii.b2a_base64(tail, newline=False).decode()
-    result["truncated"] = any(output.dropped > MAX_TAIL for output in execution.output.values())
-    temporary = result_path + ".new"
-    with open(temporary, "w") as file:
-        json.dump(result, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(temporary, result_path)
-
-
-def arguments():
-    import argparse
-
-    parser = argparse.ArgumentParser(description="Runs programs inside a sandbox; see the head of this file.")
-    parser.add_argument("--workspace", default="/workspace")
-    parser.add_argument("--socket", help="listen on a Unix socket instead of stdin and stdout")
-    parser.add_argument("--run", help="run the program of this JSON file and end")
-    parser.add_argument("--result", help="where --run writes its result")
-    parser.add_argument("--user", type=int, help="the user id to become, with --group")
-    parser.add_argument("--group", type=int)
-    parser.add_argument("--env", help="a JSON file of variables for every program, read after the drop to --user")
-    parser.add_argument("--files", help="a JSON file of paths and texts, written below the workspace, as --env")
-    parser.add_argument("--memory", type=int, default=0, help="bytes an execution may use")
-    parser.add_argument("--pids", type=int, default=0, help="processes an execution may have")
-    parser.add_argument("--nofile", type=int, default=0, help="descriptors each process may open")
-    return parser.parse_args()
 
 
 def main():
     if sys.argv[1:] == ["--launcher"]:
         launcher()()
         return
-    if len(sys.argv) == 1:  # a container: no time for argparse
-        agent = Agent("/workspace")
-        agent.serve_stdio()
-        agent.serve()
-        return
-    given = arguments()
-    users = {0, os.getuid()}
-    rlimits = {}
-    if given.memory:
-        rlimits["RLIMIT_DATA"] = 2 * given.memory
-    if given.nofile:
-        rlimits["RLIMIT_NOFILE"] = given.nofile
-    agent = Agent(given.workspace, given.memory, given.pids, rlimits)
-    if given.socket:
-        agent.serve_socket(given.socket, users)
-    elif not given.run:
-        agent.serve_stdio()
-    if given.group is not None:
-        os.setgroups([])
-        os.setgid(given.group)
-    if given.user is not None:
-        os.setuid(given.user)
-        LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-    if given.env:
-        with open(given.env) as file:
-            os.environ.update(json.load(file))
-    if given.files:
-        with open(given.files) as file:
-            for path, text in json.load(file).items():
-                agent.workspace.write(path, text.encode())
-    if given.pids:
-        rlimits["RLIMIT_NPROC"] = given.pids + tasks_of_user()
-    if given.run:
-        run_once(agent, given.run, given.result)
-    else:
-        agent.serve()
-
-
-def tasks_of_user():
-    """How many threads this user has: the kernel counts RLIMIT_NPROC over all of them."""
-    count = 0
-    for pid in processes():
-        try:
-            if os.stat(f"/proc/{pid}").st_uid == os.getuid():
-                count += len(os.listdir(f"/proc/{pid}/task"))
-        except OSError:  # it ended meanwhile
-            pass
-    return count
+    agent = Agent(*sys.argv[1:] or ["/workspace"])
+    agent.serve_stdio()
+    agent.serve()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 from tests.agent.peer import Peer
 from tests.conftest import IMAGE, missing
 
-AGENT = Path(__file__).parents[2] / "sandbox-image" / "agent.py"
+AGENT = Path(__file__).parents[2] / "sandbox-image" / "plain_agent.py"
 HARDENED = [
     "--network=none",
     "--read-only",

@@ -71,6 +71,7 @@ def start_dropped(folder: Path, *options: str) -> RunningAgent:
     for each in (folder, *list(folder.parents)[:-2]):
         each.chmod(0o755)
     program = Path(shutil.copy(AGENT, folder))
+    shutil.copy(AGENT.with_name("agent.py"), folder)
     python = shutil.which("python3", path="/usr/local/bin:/usr/bin:/bin")
     user = ("--user", "65533", "--group", "65533")
     return RunningAgent(

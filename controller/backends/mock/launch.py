@@ -19,7 +19,7 @@ from controller.backends.mock.folder import RESULT, Folder, Record, write_durabl
 from controller.backends.mock.processes import MARK, Process, read_process
 from controller.backends.mock.users import may_use
 from controller.model import Run, Sandbox
-from controller.resources import agent_program
+from controller.resources import agent_programs
 
 GATE = """\
 read -r go || exit 1
@@ -37,12 +37,14 @@ _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
 def provide_agent(state: Path) -> Path:
-    """A copy of the agent's one file that every sandbox's user can read, wherever this package lies."""
-    text = agent_program().read_bytes()
-    copy = state / f"agent-{sha256(text).hexdigest()[:16]}.py"
-    if not copy.exists():
-        write_durably(copy, text, 0o644)
-    return copy
+    """Copies of the agent's files that every sandbox's user can read, wherever this package lies; the one to run."""
+    programs = {path.name: path.read_bytes() for path in agent_programs()}
+    folder = state / f"agent-{sha256(b''.join(programs.values())).hexdigest()[:16]}"
+    folder.mkdir(mode=0o755, exist_ok=True)
+    for name, text in programs.items():
+        if not (folder / name).exists():
+            write_durably(folder / name, text, 0o644)
+    return folder / next(iter(programs))
 
 
 def find_python(user: int | None) -> Path:
