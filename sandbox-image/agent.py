@@ -34,7 +34,8 @@ Protocol 1
   EOF      5  controller  no more DATA on this channel
   CREDIT   6  both        JSON {"bytes": n}: on this channel the other side may send n more bytes of DATA, STDOUT and
                           STDERR together, beyond the 256 KiB that it may to begin with
-  STARTED  7  agent       JSON {"id", "attached": it was known before, "stdin_received": bytes}
+  STARTED  7  agent       JSON {"id", "attached": it was known before, "stdin_received": bytes, from where to go on; null
+                          while another channel brings its stdin}
   STDOUT   8  agent       output, from its first byte on, also after attaching anew
   STDERR   9  agent
   RESULT  10  agent       JSON; closes the channel
@@ -105,7 +106,9 @@ NICE = 10  # of programs, so that a hundred busy ones do not keep their supervis
 MAX_IDLE = 4  # supervisors that wait for the next execution
 FORCE_SECONDS = 0.4  # after which a supervisor that does not end its program is ended with it
 SWEEP_SECONDS = 0.4  # for the orphans of a supervisor that was killed
-GATHER_SECONDS = 0.002  # of what there is to say, so that a short program's start, output and result go out in one write
+GATHER_SECONDS = (
+    0.002  # of what there is to say, so that a short program's start, output and result go out in one write
+)
 
 HEADER = struct.Struct("!8sBIII")
 HELLO_TOKEN = bytes.fromhex("d3a96e0f51c8b742")
@@ -1036,7 +1039,7 @@ class Execution:
 
     def __init__(self, agent, request):
         self.agent, self.id, self.digest = agent, request["id"], request["digest"]
-        self.result = self.ending = self.refusal = None
+        self.result = self.ending = self.refusal = self.feeder = None
         self.started_at, self.started = time.time(), time.monotonic()
         self.seconds, self.deadline = request["deadline"], None
         self.oom_kills = agent.container_memory.kills()
@@ -1265,17 +1268,28 @@ class Attachment(Channel):
         super().__init__(link, number)
         self.execution, self.sent = execution, {STDOUT: 0, STDERR: 0}
         self.granted = execution.stdin.received
-        link.send_json(STARTED, number, {"id": execution.id, "attached": attached, "stdin_received": self.granted})
+        self.feeds = execution.feeder is None
+        if self.feeds:
+            execution.feeder = self
+        received = self.granted if self.feeds else None
+        link.send_json(STARTED, number, {"id": execution.id, "attached": attached, "stdin_received": received})
+
+    def close(self):
+        if self.feeds:
+            self.execution.feeder = None
 
     def on_data(self, data):
         stdin = self.execution.stdin
+        if not self.feeds:
+            raise Refusal("BadRequest", "another channel brings the stdin of this execution")
         if stdin.received + len(data) - stdin.written > WINDOW:
             self.execution.end("Cancelled")
             raise Refusal("BadRequest", "more stdin than the window and its credit allow; the execution is cancelled")
         stdin.feed(data)
 
     def on_eof(self):
-        self.execution.stdin.end()
+        if self.feeds:
+            self.execution.stdin.end()
 
     def pump(self):
         """Send one frame if there is something to say. Returns whether there was."""

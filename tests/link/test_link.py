@@ -1,7 +1,9 @@
 """The link to a real agent."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
+from hashlib import sha256
 
 import pytest
 
@@ -47,6 +49,31 @@ async def test_long_requests_and_long_stdin_pass_whole(open_link: Open) -> None:
     link = await open_link()
     code = "# " + "x" * 3_000_000 + "\nimport sys; print(len(sys.stdin.buffer.read()))"
     assert (await collect(link.execute(request(code, stdin=bytes(5_000_000)))))[0] == b"5000000\n"
+
+
+async def test_stdin_goes_on_over_a_new_link_where_the_lost_one_ended(open_link: Open) -> None:
+    first = await open_link()
+    code = """
+import hashlib, sys
+print(len(sys.stdin.buffer.read(100_000)), flush=True)
+open("go").read()
+print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())"""
+    asked = request(f"import os; os.mkfifo('go')\n{code}", stdin=random.Random(1).randbytes(3_000_000))
+    lost = first.execute(asked)
+    assert await anext(lost) == OutputChunk("stdout", b"100000\n")
+    second = await open_link()
+    with pytest.raises(LinkLost):
+        await anext(lost)
+    going_on = asyncio.create_task(collect(second.execute(asked)))
+    await collect(second.execute(request("open('go', 'w').close()", "go")))
+    assert (await going_on)[0].decode() == f"100000\n{sha256(asked.stdin[100_000:]).hexdigest()}\n"
+
+
+async def test_two_that_ask_for_the_same_execution_bring_its_stdin_once(open_link: Open) -> None:
+    link = await open_link()
+    asked = request("import sys; print(len(sys.stdin.buffer.read()))", stdin=bytes(5_000_000))
+    both = await asyncio.gather(*(collect(link.execute(asked)) for _ in range(2)))
+    assert [stdout for stdout, _, _ in both] == [b"5000000\n"] * 2
 
 
 async def test_output_beyond_the_limit_is_counted(open_link: Open) -> None:

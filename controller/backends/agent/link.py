@@ -30,7 +30,17 @@ from controller.backends.agent.frames import (
     Kind,
     encode,
 )
-from controller.backends.agent.words import PROTOCOL, Credit, Entry, Error, Hello, Result, Said, execute_request
+from controller.backends.agent.words import (
+    PROTOCOL,
+    Credit,
+    Entry,
+    Error,
+    Hello,
+    Result,
+    Said,
+    Started,
+    execute_request,
+)
 
 ANSWER_SECONDS = 20.0
 """For the agent to answer a request, or to go on with a file."""
@@ -254,13 +264,17 @@ class AgentLink:
         All of them are waited for until a time of the event loop, or else each for ANSWER_SECONDS.
         """
         now = asyncio.get_running_loop().time
+        feeding: asyncio.Task[None] | None = None
         with self._channel() as channel:
             self._request(channel, request)
-            feeding = asyncio.create_task(self._feed(channel, stdin)) if stdin else None
             try:
                 await self._drain()
                 while True:
                     frame = await self._next(channel, ANSWER_SECONDS if until is None else until - now())
+                    if frame.kind == Kind.STARTED and stdin and feeding is None:
+                        received = self._parse(Started, frame.payload).stdin_received
+                        if received is not None:
+                            feeding = asyncio.create_task(self._feed(channel, stdin[received:]))
                     yield frame
                     if frame.kind == Kind.RESULT:
                         return

@@ -41,6 +41,13 @@ class Hello(Said):
     max_executions: _Count
 
 
+class Started(Said):
+    """An execution was begun, or found."""
+
+    stdin_received: _Count | None
+    """Bytes that the agent has; None while another channel brings them."""
+
+
 class Result(Said):
     """How an execution ended."""
 
