@@ -55,9 +55,11 @@ class Service:
         if sandbox is None:
             return
         try:
-            await self._store.delete(sandbox)
+            left = await self._store.delete(sandbox)
         except (Gone, Stale):
             return  # deleted before; an object of the same name that came since is not meant
+        if left is not None:
+            self._reconciler.see(left)  # what is asked for after the answer comes too late, before the watch tells it
 
     def backend(self, sandbox: Sandbox) -> Backend:
         if sandbox.backend is None:

@@ -65,9 +65,11 @@ class Store:
     async def write_status(self, sandbox: Sandbox, patch: Mapping[str, Any]) -> Body:
         return await self._patch(sandbox, {"metadata": {}, "status": dict(patch)}, "/status")
 
-    async def delete(self, sandbox: Sandbox) -> None:
+    async def delete(self, sandbox: Sandbox) -> Body | None:
+        """The object as it stays until its finalizers are taken off; None: it is gone."""
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": sandbox.uid}}
-        await self._connection.call("DELETE", self._path(sandbox), body)
+        left = await self._connection.call("DELETE", self._path(sandbox), body)
+        return left if left.get("kind") == KIND and left["metadata"].get("deletionTimestamp") else None
 
     async def _patch(self, sandbox: Sandbox, body: Body, subresource: str = "", *, exact: bool = False) -> Body:
         """`exact`: only if nobody else wrote since; lists are replaced whole, so another's finalizer would be lost."""
