@@ -32,6 +32,11 @@ class MeasuredBackend:
         self._backend, self._metrics = backend, metrics
         self.name = backend.name
         self.executions = MeasuredExecutions(backend, metrics)
+        metrics.reconnects[self.name] = lambda: backend.reconnects
+
+    @property
+    def reconnects(self) -> int:
+        return self._backend.reconnects
 
     async def _timed(self, operation: str, call: Awaitable[T]) -> T:
         began = time.perf_counter()

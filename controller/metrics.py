@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from controller.model import BackendName
@@ -12,6 +12,7 @@ from controller.model import BackendName
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 """Seconds: from an execution in a warm sandbox to a start that pulls its image."""
 
+Family = CounterMetricFamily | GaugeMetricFamily
 Values = Mapping[tuple[str, ...], float]
 """Value of each combination of labels."""
 
@@ -85,23 +86,32 @@ class Metrics:
         ):  # a counter that begins at 1 has never increased, to Prometheus
             for each in (self.created, self.deleted, self.orphans):
                 each.labels(backend)
+        self.reconnects: dict[str, Callable[[], int]] = {}
+        """Backend -> what reads its count."""
+        self.read_at_scrape(
+            "sandbox_agent_reconnects_total",
+            "Links to agents in sandboxes that were lost and opened again.",
+            ("backend",),
+            lambda: {(backend,): read() for backend, read in self.reconnects.items()},
+        )
         ProcessCollector(registry=self.registry)
 
     def read_at_scrape(self, name: str, text: str, labels: tuple[str, ...], read: Callable[[], Values]) -> None:
-        """A gauge that is read when it is asked for, so that it is never stale."""
-        self.described.append(Described(name, "gauge", labels, text))
-        self.registry.register(_AtScrape(name, text, labels, read))
+        """A counter (its name ends in _total) or gauge that is read when it is asked for, so that it is never stale."""
+        family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+        self.described.append(Described(name, "counter" if family is CounterMetricFamily else "gauge", labels, text))
+        self.registry.register(_AtScrape(lambda: family(name, text, labels=labels), read))
 
 
 class _AtScrape(Collector):
-    def __init__(self, name: str, text: str, labels: tuple[str, ...], read: Callable[[], Values]) -> None:
-        self._name, self._text, self._labels, self._read = name, text, labels, read
+    def __init__(self, family: Callable[[], Family], read: Callable[[], Values]) -> None:
+        self._family, self._read = family, read
 
     def describe(self) -> Iterable[Metric]:
-        yield GaugeMetricFamily(self._name, self._text, labels=self._labels)
+        yield self._family()
 
     def collect(self) -> Iterable[Metric]:
-        family = GaugeMetricFamily(self._name, self._text, labels=self._labels)
+        family = self._family()
         for labels, value in sorted(self._read().items()):
             family.add_metric(list(labels), value)
         yield family

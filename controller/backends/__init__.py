@@ -250,6 +250,11 @@ class Backend(Protocol):
     @property
     def executions(self) -> Executions: ...
 
+    @property
+    def reconnects(self) -> int:
+        """Links to agents that were lost and opened again, so far."""
+        ...
+
     async def probe(self) -> Health:
         """Ask whether it answers, within the connection timeout. Never raises for an absent backend."""
         ...

@@ -86,6 +86,7 @@ async def test_a_link_that_breaks_loses_and_repeats_no_output(wire: Wire, face: 
     ended = await running
     assert ended.stdout.decode().split() == [*map(str, range(1, 21)), "run"]
     assert ended.result.reason is Reason.COMPLETED
+    assert face.executions.reconnects == 3
 
 
 async def test_a_link_that_breaks_again_and_again_ends_as_lost(wire: Wire, face: Face, uid: str) -> None:

@@ -59,6 +59,8 @@ class AgentExecutions:
         self._sessions: dict[str, Session] = {}
         self._followers: set[asyncio.Task[None]] = set()
         self._closed = False
+        self.reconnects = 0
+        """Links that were lost and opened again."""
 
     # --- links ---
 
@@ -113,10 +115,12 @@ class AgentExecutions:
         async with session.opening:
             if session.link is None or session.link.lost:
                 try:
-                    session.link = await AgentLink.open(await self._connect(uid), OPEN_SECONDS)
+                    link = await AgentLink.open(await self._connect(uid), OPEN_SECONDS)
                 except BackendError:
                     self._drop_unused(uid, session)
                     raise
+                self.reconnects += session.link is not None
+                session.link = link
                 hello = session.link.hello
                 session.idle_since = datetime.now(UTC) - timedelta(seconds=hello.idle_seconds)
                 for execution_id in set(hello.running) - session.running.keys():  # began under an earlier controller

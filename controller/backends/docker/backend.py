@@ -175,6 +175,10 @@ class DockerBackend:
         finally:
             self._awaited.discard(answer)
 
+    @property
+    def reconnects(self) -> int:
+        return self._agents.reconnects
+
     async def probe(self) -> Health:
         health = await self._probe()
         if not health.available:

@@ -125,6 +125,10 @@ class MockBackend:
 
     # --- looking ---
 
+    @property
+    def reconnects(self) -> int:
+        return self.executions.reconnects
+
     async def probe(self) -> Health:
         """Always there; whether it may be used is the planner's business."""
         return Health(
