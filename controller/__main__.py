@@ -72,7 +72,7 @@ async def running(settings: Settings, cluster: Configuration) -> AsyncIterator[d
 
         watch = Watch(cluster, settings.watch_namespaces, seen)
         key = settings.security.usable_key()
-        service = Service(reconciler, store, fleet)
+        service = Service(reconciler, store, fleet, sweeper.swept.is_set)
         app = build_app(service, settings, Authenticator(key, ClusterReviewer(connection) if key else None))
         operations = build_operations(metrics, fleet, watch, sweeper, sandbox)
         at_metrics = settings.api.model_copy(

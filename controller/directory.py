@@ -33,10 +33,12 @@ class StoreUnavailable(DirectoryError):
 class SandboxDirectory(Protocol):
     """Sandbox objects as the last watch event told them. What is not async answers from memory, at once."""
 
-    def get(self, uid: str) -> Sandbox | None: ...
+    def get(self, uid: str) -> Sandbox | None:
+        """None: there is none. Raises StoreUnavailable where nobody knows that yet."""
+        ...
 
     def list(self, namespace: str | None = None) -> list[Sandbox]:
-        """All, or those of one namespace."""
+        """All, or those of one namespace. Raises StoreUnavailable until objects were listed once."""
         ...
 
     async def create(self, namespace: str, name: str, spec: Mapping[str, Any]) -> Sandbox:

@@ -1,12 +1,13 @@
 """The running controller as the HTTP API sees it: Sandbox objects from memory, writes through the store."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from controller.backends import Backend, Unavailable
 from controller.cluster.connection import Gone, Stale
 from controller.cluster.store import Store
+from controller.directory import StoreUnavailable
 from controller.fleet import Fleet
 from controller.model import MOCK_WARNING, Phase, Sandbox, sandbox_from_object
 from controller.plan import TERMINAL
@@ -18,16 +19,24 @@ ACTIVE = frozenset({Phase.STARTING, Phase.RUNNING, Phase.SUSPENDED})
 class Service:
     """Implements `controller.directory.SandboxDirectory`."""
 
-    def __init__(self, reconciler: Reconciler, store: Store, fleet: Fleet) -> None:
-        self._reconciler, self._store, self._fleet = reconciler, store, fleet
+    def __init__(self, reconciler: Reconciler, store: Store, fleet: Fleet, listed: Callable[[], bool]) -> None:
+        """`listed` says whether all objects were listed once: until then, what is not known may be there."""
+        self._reconciler, self._store, self._fleet, self._listed = reconciler, store, fleet, listed
 
     def get(self, uid: str) -> Sandbox | None:
         life = self._reconciler.lives.get(uid)
-        return None if life is None else life.sandbox
+        if life is None:
+            self._demand_listed()
+            return None
+        return life.sandbox
 
     def list(self, namespace: str | None = None) -> list[Sandbox]:
-        sandboxes = (life.sandbox for life in self._reconciler.lives.values())
-        return [sandbox for sandbox in sandboxes if namespace is None or sandbox.namespace == namespace]
+        self._demand_listed()
+        return [each for each in self._reconciler.sandboxes() if namespace in (None, each.namespace)]
+
+    def _demand_listed(self) -> None:
+        if not self._listed():
+            raise StoreUnavailable("objects were not listed since the controller started")
 
     async def create(self, namespace: str, name: str, spec: Mapping[str, Any]) -> Sandbox:
         body = await self._store.create(namespace, name, spec)
@@ -68,7 +77,7 @@ class Service:
 
     def service_state(self) -> dict[str, Any]:
         choice = self._fleet.choice
-        active = sum(sandbox.status.get("phase") in ACTIVE for sandbox in self.list())
+        active = sum(sandbox.status.get("phase") in ACTIVE for sandbox in self._reconciler.sandboxes())
         state = {
             "status": choice.status,
             "docker_available": self._fleet.docker_health.available,

@@ -4,6 +4,7 @@ import socket
 from pathlib import Path
 
 import docker
+import httpx
 
 from controller.localkube import LocalKube
 from tests.localkube.servers import Server
@@ -41,6 +42,19 @@ def test_while_the_api_server_is_away_sandboxes_run_on_and_what_was_missed_is_to
     with second.running(port=port):
         assert running.until_ended()["result"]["stdout"] == "done\n"
         assert cluster.create(python("print('new')")).until_ended()["result"]["stdout"] == "new\n"
+
+    controller.kill()
+    controller.start(and_wait=False)
+    until("it serves", controller.is_serving)
+    path = f"/sandbox/{waiting.uid}"
+    for method, asked in (("GET", path), ("GET", "/sandbox"), ("POST", f"{path}/execute"), ("DELETE", path)):
+        answer = httpx.request(method, f"{controller.api}{asked}", json={"code": "print(1)"}, timeout=5)
+        assert (answer.status_code, "retry-after" in answer.headers) == (503, True), "it does not know what there is"
+
+    third = LocalKube(crds=[crd()], folder=folder)
+    with third.running(port=port):
+        until("it is ready", controller.is_ready)
+        assert controller.get(path).status_code == 200
         waiting.delete()
         waiting.until_gone()
         cluster.clear()
