@@ -39,6 +39,7 @@ class ApiClient:
     """The calls of the HTTP API as they are: bodies in, bodies out. Every method raises ApiError.
 
     `ask_token` is called once, when the API refuses a call without a token; it may raise to say why there is none.
+    Raises ValueError for an address or a token that cannot be one.
     """
 
     def __init__(self, url: str, token: str | None = None, ask_token: Callable[[], str] | None = None) -> None:
@@ -52,7 +53,7 @@ class ApiClient:
         self._ask_token = None if token else ask_token
         self._http = httpx.AsyncClient(
             base_url=self.url,
-            headers={"Authorization": f"Bearer {token}"} if token else {},
+            headers={"Authorization": _bearer(token)} if token else {},
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=5.0),
             verify=parsed.scheme == "https",  # reading the certificates takes 30 ms, which plain http can do without
             trust_env=parsed.host not in LOOPBACK,  # no proxy is asked for this machine
@@ -221,12 +222,20 @@ class ApiClient:
                 problem = await _refusal(answer, self.url)
                 if problem.status == 401 and self._ask_token is not None:
                     token, self._ask_token = self._ask_token(), None
-                    self._http.headers["Authorization"] = request.headers["Authorization"] = f"Bearer {token}"
+                    self._http.headers["Authorization"] = request.headers["Authorization"] = _bearer(token)
                     return await self._sent(request, attempts)
             if attempt == attempts or problem.status not in (0, 503):
                 raise problem
             await asyncio.sleep(PAUSE * attempt)
         raise AssertionError("unreachable: at least one attempt is made")
+
+
+def _bearer(token: str) -> str:
+    # Checked here: whatever refuses a header later shows it in its error, and a token is a secret.
+    token = token.strip()  # files and variables often end with a line break
+    if not token.isascii() or not token.isprintable():
+        raise ValueError("the token has characters that no token has: line breaks, control characters or non-ASCII")
+    return f"Bearer {token}"
 
 
 async def _refusal(answer: httpx.Response, url: str) -> ApiError:
@@ -255,7 +264,7 @@ def _output(data: dict[str, Any]) -> bytes:
 async def _events(answer: httpx.Response) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
     """Server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html, as this API sends them."""
     event, data = "message", ""
-    async for line in answer.aiter_lines():
+    async for line in _lines(answer):
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
         if name == "event":
@@ -265,6 +274,15 @@ async def _events(answer: httpx.Response) -> AsyncGenerator[tuple[str, dict[str,
         elif not line and data:
             yield event, json.loads(data)
             event, data = "message", ""
+
+
+async def _lines(answer: httpx.Response) -> AsyncGenerator[str, None]:
+    # For httpx U+2028, U+0085 and others end a line, too; output may hold them, and JSON leaves them as they are.
+    rest = b""
+    async for chunk in answer.aiter_bytes():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line.decode(errors="replace")
 
 
 def _path(sandbox_id: str, *parts: str) -> str:

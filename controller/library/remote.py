@@ -1,6 +1,8 @@
 """Sandboxes behind the HTTP API: objects in a namespace, made and deleted by this process."""
 
+import asyncio
 import base64
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
@@ -22,10 +24,12 @@ ERRORS = {
     "unreachable": backends.Unavailable,
 }
 """Kinds of the API's problems; what is not here is Refused: it would be refused again."""
-
-
 MAX_WAIT = 300.0
 """Seconds; the API waits no longer."""
+LATE_SECONDS = 15.0
+"""That `close` waits for creations that nobody waits for."""
+
+log = logging.getLogger(__name__)
 
 
 class RemotePlace:
@@ -35,6 +39,8 @@ class RemotePlace:
         self._arguments = (url, token, namespace)
         self._namespace = namespace
         self._client = ApiClient(url, token)
+        self._late: set[asyncio.Task[None]] = set()
+        """Removals of sandboxes whose creation was cancelled."""
 
     async def docker_info(self) -> dict[str, Any]:
         with _translated():
@@ -42,13 +48,28 @@ class RemotePlace:
 
     async def create(self, name: str, spec: SandboxSpec, wait: float) -> Created:
         body = spec.model_dump(mode="json", exclude_defaults=True)
-        with _translated():
-            made = await self._client.create({**body, "name": name, "namespace": self._namespace}, min(wait, MAX_WAIT))
+        body |= {"name": name, "namespace": self._namespace}
+        making = asyncio.create_task(self._client.create(body, min(wait, MAX_WAIT)))
+        try:
+            with _translated():
+                made = await asyncio.shield(making)
+        except asyncio.CancelledError:
+            late = asyncio.create_task(self._remove_late(making, name))
+            self._late.add(late)
+            late.add_done_callback(self._late.discard)
+            raise
         last_removal.needed(made["id"], self)
         if not made["ready"]:
             await self.remove(made["id"])
             raise backends.NotRunning(f"sandbox {name} cannot execute code after {wait:g} s: {made['message']}")
         return Created(made["id"], name, self._namespace, made["backend"], made["isolation"], tuple(made["warnings"]))
+
+    async def _remove_late(self, making: "asyncio.Task[dict[str, Any]]", name: str) -> None:
+        """Nobody waits for this creation any more: what it brings is removed."""
+        try:
+            await self._client.delete((await making)["id"])
+        except ApiError as error:
+            log.warning("sandbox %s was not made, or not removed: %s", name, error)
 
     async def execute(self, sandbox_id: str, key: str, program: Program) -> Result:
         with _translated():
@@ -91,6 +112,8 @@ class RemotePlace:
         return RemotePlace(*self._arguments)
 
     async def close(self) -> None:
+        if self._late:
+            await asyncio.wait(self._late, timeout=LATE_SECONDS)
         await self._client.close()
 
 

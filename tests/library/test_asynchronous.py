@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from controller import AsyncSandboxManager, Output, Result
+from controller import AsyncSandbox, AsyncSandboxManager, Output, Result
 from controller.backends import BackendError
+from controller.client import ApiClient
+from tests.library.served import served
 
 
 async def test_a_sandbox_is_awaited_or_used_in_a_block(open_manager: Callable[..., AsyncSandboxManager]) -> None:
@@ -54,3 +56,33 @@ async def test_cancelling_the_task_ends_the_program(open_manager: Callable[..., 
                 await task
             while await running():
                 pass
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.01, 0.05])
+async def test_a_creation_that_is_cancelled_leaves_nothing(moment: float) -> None:
+    with served() as url:
+        async with AsyncSandboxManager(url=url) as manager:
+            creating = asyncio.ensure_future(_awaited(manager))
+            await asyncio.wait([creating], timeout=moment)
+            creating.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await creating
+        async with ApiClient(url) as client:
+            assert await client.list_sandboxes() == ([], 0)
+
+
+async def _awaited(manager: AsyncSandboxManager) -> AsyncSandbox:
+    return await manager.create()
+
+
+@pytest.mark.parametrize("token", ["s3cret\nX: y", "s3cret\x00", "s3cr\u00e9t"])
+def test_a_token_that_cannot_be_one_is_refused_and_not_shown(token: str) -> None:
+    with pytest.raises(ValueError, match="the token has characters") as refused:
+        AsyncSandboxManager(url="http://127.0.0.1:1", token=token)
+    assert "s3cr" not in str(refused.value)
+
+
+async def test_a_line_break_at_the_end_of_a_token_is_none_of_it() -> None:
+    with served(key="key-for-tests") as url:
+        async with AsyncSandboxManager(url=url, token="key-for-tests\n") as manager:
+            assert not await manager.is_docker_available()

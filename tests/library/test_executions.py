@@ -77,6 +77,12 @@ def test_a_stream_gives_output_while_the_program_runs(sandbox: Sandbox) -> None:
     assert isinstance(result, Result) and result.ok and result.stdout == ""
 
 
+def test_what_unicode_calls_a_line_break_passes_a_stream_as_it_is(sandbox: Sandbox) -> None:
+    text = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\rh\r\ni\0"
+    outputs = [item for item in sandbox.stream(f"print({text!r}, end='')") if isinstance(item, Output)]
+    assert b"".join(each.data for each in outputs) == text.encode()
+
+
 def test_leaving_a_stream_ends_the_program(sandbox: Sandbox) -> None:
     marker = f"{uuid.uuid4().int % 10**9}.5"
     for item in sandbox.stream(f"echo started; exec sleep {marker}", "bash"):
