@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import docker
 import httpx
@@ -23,12 +23,13 @@ from controller.backends.container import LABEL_INSTANCE
 from controller.model import MOCK_WARNING
 from tests.backends.words import new_mark
 from tests.localkube.servers import MERGE, ok
-from tests.system.cluster import Cluster, until
+from tests.system.cluster import POLL, Cluster, until
 from tests.system.conftest import Started
 from tests.system.controller_process import ControllerProcess
 from tests.system.expected import Box, Execution, Expected, Kind, Result, Step
 
-SECONDS = 60.0
+T = TypeVar("T")
+SECONDS = 30.0
 """For an answer, and for what is expected to be seen."""
 MOMENTS = (0.0, 0.005, 0.02, 0.1, 0.3)
 """Seconds after the beginning of a request at which the controller is killed: in the middle of this and of that."""
@@ -357,7 +358,7 @@ class Walk(RuleBasedStateMachine):
         assert objects.keys() == {box.uid for box in self._expected.boxes.values()}
         told = {box.uid: self._told(box, objects[box.uid]["generation"]) for box in self._expected.boxes.values()}
         want = sorted(told.values(), key=str)
-        until(f"it tells {want}", lambda: sorted(map(_shown, self._list()), key=str) == want, SECONDS)
+        _becomes(want, lambda: sorted(map(_shown, self._list()), key=str))
         for box in self._expected.boxes.values():
             assert _shown(self._ask("GET", f"/sandbox/{box.uid}").json()) == told[box.uid]
         assert self._ask("GET", "/sandbox/status").json()["active_sandboxes"] == len(want)
@@ -370,9 +371,9 @@ class Walk(RuleBasedStateMachine):
 
     def _what_should_live_lives_and_nothing_else(self) -> None:
         traces = {box.uid: self._place.trace_of(box) for box in self._expected.boxes.values()}
-        until(f"there is {traces}", lambda: self._place.traces() == traces, SECONDS)
+        _becomes(traces, self._place.traces)
         living = Counter(dict.fromkeys(self._following, 2))
-        until("its processes and no others live", lambda: self._living() == living, 2)
+        _becomes(living, self._living, 2)
 
     def _list(self) -> list[dict[str, Any]]:
         answer = self._ask("GET", "/sandbox", params={"namespace": self._place.cluster.namespace})
@@ -398,9 +399,19 @@ class Walk(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self._place.cluster.delete_all()
+        whole = self._diary.failure is None
+        if whole:  # else what is left ends with the controller
+            until("all is gone", lambda: not self._place.cluster.list() and not self._place.traces(), SECONDS)
+        self._pool.shutdown(wait=whole)
         self._http.close()
-        self._pool.shutdown()
-        until("all is gone", lambda: not self._place.cluster.list() and not self._place.traces())
+
+
+def _becomes(want: T, look: Callable[[], T], seconds: float = SECONDS) -> None:
+    """Look until that is seen."""
+    deadline = time.monotonic() + seconds
+    while (seen := look()) != want and time.monotonic() < deadline:
+        time.sleep(POLL)
+    assert seen == want
 
 
 def _writes(line: str) -> dict[str, str]:
@@ -467,9 +478,10 @@ def walk(place: Place, examples: int, steps: int, each: int) -> None:
                 suppress_health_check=list(HealthCheck),
             ),
         )
-    finally:
-        if diary.failure is not None:
-            raise diary.failure
+    except BaseException:
+        if diary.failure is None:
+            raise
+        raise diary.failure from None
     assert min(diary.done[kind] for kind in Kind) >= each, diary.done
 
 
@@ -488,8 +500,10 @@ def place_on(
     else:
         request.getfixturevalue("sandbox_image")
         place = Place(cluster, start_controller(cluster), request.getfixturevalue("docker_client"))
-    yield place
-    place.controller.stop()
+    try:
+        yield place
+    finally:
+        place.controller.stop()
 
 
 def test_whatever_happens_in_whatever_order_it_does_what_it_says(
