@@ -41,11 +41,12 @@ async def test_a_program_that_ends_well_is_completed(backend: Backend, up: str) 
 
 
 async def test_stdin_environment_files_and_folder_arrive(backend: Backend, up: str) -> None:
+    long = "/".join(["d\u00e9" * 40] * 5)
     asked = bash(
-        'cat; printf "%s" "$A"; cat ../data/in.bin; basename "$PWD"',
+        f'cat; printf "%s" "$A"; cat ../data/in.bin; basename "$PWD"; cat ../{long}',
         stdin=b"typed\0\n",
         env={"A": "b c\n"},
-        files={"data/in.bin": b"\0\xff\n", "sub/x": b""},
+        files={"data/in.bin": b"\0\xff\n", "sub/x": b"", long: b""},
         cwd="sub",
     )
     ended = await execute(backend, up, asked)
@@ -114,6 +115,24 @@ async def test_cancelled_is_ended_within_a_second(backend: Backend, up: str) -> 
     await backend.executions.cancel(up, asked.id)  # done is fine
 
 
+async def test_cancelled_while_it_begins_is_ended_too(backend: Backend, up: str) -> None:
+    mark = new_mark()
+    asked = bash(f"sleep {mark}", files={"large": b"x" * 5_000_000})
+    running = asyncio.create_task(execute(backend, up, asked))
+
+    async def cancelled() -> bool:
+        try:
+            await backend.executions.cancel(up, asked.id)
+        except NotFound:  # not there yet
+            return False
+        return True
+
+    await until("there is something to cancel", cancelled)
+    async with asyncio.timeout(5):
+        assert (await running).result.reason is Reason.CANCELLED
+    assert living(mark) == []
+
+
 async def test_cancelling_what_never_was_is_not_found(backend: Backend, up: str) -> None:
     with pytest.raises(NotFound):
         await backend.executions.cancel(up, "never")
@@ -124,6 +143,13 @@ async def test_what_an_execution_leaves_running_ends_with_it(backend: Backend, u
     ended = await execute(backend, up, bash(f"setsid -f sleep {mark} >/dev/null 2>&1; echo bye"))
     assert (ended.stdout, ended.result.exit_code) == (b"bye\n", 0)
     assert living(mark) == []
+
+
+async def test_what_it_leaves_on_its_output_does_not_hold_it(backend: Backend, up: str) -> None:
+    mark = new_mark()
+    async with asyncio.timeout(5):
+        ended = await execute(backend, up, bash(f"sleep {mark} & echo bye"))
+    assert (ended.stdout, ended.result.reason, living(mark)) == (b"bye\n", Reason.COMPLETED, [])
 
 
 @pytest.mark.needs_agent
@@ -228,6 +254,14 @@ async def test_memory_beyond_the_limit_ends_the_execution_and_not_the_sandbox(ba
     assert (await execute(backend, wanted.uid, request("print('alive')"))).stdout == b"alive\n"
 
 
+async def test_what_is_killed_after_another_was_out_of_memory_was_not(backend: Backend) -> None:
+    wanted = sandbox(resources={"limits": {"memory": "96Mi"}})
+    await backend.start(wanted)
+    ended = await execute(backend, wanted.uid, request("hold = []\nwhile True: hold.append(b'x' * 2**20)"))
+    assert ended.result.reason is Reason.OOM_KILLED
+    assert (await execute(backend, wanted.uid, bash("kill -KILL $$"))).result.reason is Reason.ERROR
+
+
 @pytest.mark.needs_agent
 async def test_peak_memory_and_processor_time_are_told(backend: Backend, up: str) -> None:
     ended = await execute(backend, up, request("hold = b'x' * 50_000_000\nfor i in range(2_000_000): pass"))
@@ -288,6 +322,20 @@ async def test_files_go_in_and_out_unchanged(backend: Backend, up: str) -> None:
     assert (ended.stdout.strip(), ended.result.exit_code) == (str(len(content)).encode(), 0)
 
 
+async def test_a_file_that_comes_in_half_leaves_the_old_one(backend: Backend, up: str) -> None:
+    await backend.executions.put_file(up, "data/x", _bytes(b"old"))
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"ne"
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await backend.executions.put_file(up, "data/x", broken())
+    await asyncio.sleep(0.5)
+    assert b"".join([chunk async for chunk in backend.executions.get_file(up, "data/x")]) == b"old"
+    assert [each.path for each in await backend.executions.list_files(up)] == ["data/x"]
+
+
 async def test_a_file_that_is_not_there_is_not_found(backend: Backend, up: str) -> None:
     with pytest.raises(NotFound):
         await _drain_bytes(backend.executions.get_file(up, "no/such"))
@@ -315,6 +363,18 @@ async def test_no_path_leads_out_of_the_workspace(backend: Backend, up: str, pat
         assert b"".join([chunk async for chunk in backend.executions.get_file(up, target)]) == b"x"
     assert (await execute(backend, up, bash("test ! -e /etc/sandbox-escape"))).result.exit_code == 0
     assert not Path("/etc/sandbox-escape").exists()
+
+
+async def test_no_folder_outside_of_the_workspace_is_listed_or_written(backend: Backend, up: str) -> None:
+    await execute(backend, up, bash("ln -s /tmp folder; touch /tmp/secret"))
+    with pytest.raises((Refused, NotFound)):
+        await backend.executions.list_files(up, "folder")
+    with pytest.raises(Refused):
+        await execute(backend, up, bash("true", files={"folder/escaped": b""}))
+    for size in (0, 1000):  # both of what is sent before it is refused, and after it
+        with pytest.raises(Refused):
+            await backend.executions.put_file(up, "folder/new/escaped", _bytes(*[b"x" * 65536] * size))
+    assert (await execute(backend, up, bash("test ! -e /tmp/new -a ! -e /tmp/escaped"))).result.exit_code == 0
 
 
 async def test_the_sandbox_sees_what_was_observed_of_it(place: Place, backend: Backend, up: str) -> None:
