@@ -407,17 +407,25 @@ class DockerBackend:
     async def _unless(
         self, uid: str, state: RunState, what: str, act: Callable[[docker.APIClient], object], lane: str = "look"
     ) -> None:
-        """Act; where Docker refuses, all is well if the container is in `state` already."""
-        try:
-            await self._call(lane, what, act)
-        except BackendError as error:
-            if isinstance(error, Unavailable):
-                raise
-            found = await self._inspect(uid, lane)
-            if found is None:
-                raise NotFound(f"{what}: there is no such container") from error
-            if observation_of(found).state is not state:
-                raise
+        """Act; where Docker refuses, all is well if the container is in `state` already.
+
+        Docker learns of a pause from events that it may read late, and then refuses ("already paused") what is right; it
+        is asked once more.
+        """
+        for last in (False, True):
+            try:
+                await self._call(lane, what, act)
+                return
+            except BackendError as error:
+                if isinstance(error, Unavailable):
+                    raise
+                found = await self._inspect(uid, lane)
+                if found is None:
+                    raise NotFound(f"{what}: there is no such container") from error
+                if observation_of(found).state is state:
+                    return
+                if last:
+                    raise
 
     async def update(self, uid: str, limits: Limits) -> None:
         name = container_name(uid)

@@ -51,10 +51,10 @@ from controller.backends.mock.processes import (
     Process,
     agent_process,
     end,
+    freeze,
     open_pidfd,
     resume,
     send,
-    suspend,
     usage_of,
     wait_gone,
 )
@@ -235,7 +235,7 @@ class MockBackend:
         folder, record = await self._existing(uid)
         self.executions.hold(uid)
         try:
-            await self._call("look", f"suspending sandbox {uid}", partial(suspend, folder.identity(record)))
+            await self._call("look", f"suspending sandbox {uid}", partial(freeze, folder.identity(record)))
         except BackendError:
             self.executions.release(uid)
             raise

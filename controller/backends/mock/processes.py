@@ -144,32 +144,27 @@ def _bears_mark(pid: int, glance: _Glance, identity: Identity) -> bool:
 
 
 def freeze(identity: Identity, seconds: float = 5) -> list[Process]:
-    """Stop every process of the sandbox and return them.
+    """Stop every process of the sandbox, wait until the kernel shows them standing, and return them.
 
-    Looks again until nothing new is found: after a stop signal was sent, a process forks no more, so that ends.
-    Raises BackendError when there still are new ones after `seconds`.
+    Looks again until two looks in a row find the same processes, all standing: a fork that was under way when its process
+    was stopped still makes a child, and a look that began before that misses it. One that waits in the kernel (D: for its
+    vfork's child, which was stopped) runs no code either.
+    Raises BackendError when that takes longer than `seconds`.
     """
     until = time.monotonic() + seconds
-    stopped: set[Process] = set()
+    stood: set[Process] | None = None
+    told: set[Process] = set()
     while True:
         found = members(identity)
-        fresh = {p for p in found if p.state != "T"} - stopped
-        if not fresh:
+        moving = [each for each in found if each.state not in "Tt" and (each.state != "D" or each not in told)]
+        if not moving and stood == set(found):
             return found
         if time.monotonic() > until:
-            raise BackendError(f"sandbox {identity.uid}: its processes multiply faster than they stop: {_some(found)}")
-        for process in fresh:
+            raise BackendError(f"sandbox {identity.uid} does not stand still after {seconds:g} s: {_some(moving)}")
+        for process in moving:
             send(process, signal.SIGSTOP)
-        stopped |= fresh
-
-
-def suspend(identity: Identity, seconds: float = 5) -> None:
-    """Stop every process and wait until the kernel shows it: a signal that was sent is not yet a process that stands.
-
-    Raises BackendError where that takes longer than `seconds`.
-    """
-    freeze(identity, seconds)
-    _await(identity, seconds, "suspended", lambda: [each for each in members(identity) if each.state not in "TtZX"])
+        told.update(moving)
+        stood = None if moving else set(found)
 
 
 def resume(identity: Identity, seconds: float = 5) -> None:
@@ -245,4 +240,4 @@ def open_pidfd(process: Process) -> int | None:
 
 
 def _some(processes: list[Process]) -> str:
-    return "pids " + " ".join(str(p.pid) for p in processes[:10])
+    return "pids " + ", ".join(f"{p.pid} ({p.state})" for p in processes[:10])
