@@ -1,9 +1,10 @@
 """What a client may expect of the controller after each step. Pure: it asks nobody, waits for nothing, knows no clock."""
 
 import hashlib
+import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -31,6 +32,7 @@ class Kind(StrEnum):
     USE_DELETED = "use a deleted one"
     STOP = "stop the controller and start it"
     CRASH = "kill the controller and start it"
+    CRASH_IN_START = "kill it again while it starts"
     CRASH_IN_CREATE = "kill it while it creates"
     CRASH_IN_EXECUTE = "kill it while it executes"
     CRASH_IN_CANCEL = "kill it while it cancels"
@@ -39,17 +41,26 @@ class Kind(StrEnum):
     CRASH_IN_DELETE = "kill it while it deletes"
 
 
-OFTEN = {Kind.BEGIN: 3, Kind.RESUME: 2}
+CRASHES = frozenset(kind for kind in Kind if kind.name.startswith("CRASH_IN"))
+OFTEN = {Kind.CREATE: 2, Kind.BEGIN: 3, Kind.RESUME: 2}
 """Kinds whose outcome several others use up are done so many times as often."""
+
+
+MOMENTS = (0.0, 0.005, 0.02, 0.1, 0.3)
+"""Seconds after the beginning of a request at which the controller is killed: in the middle of this and of that."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step: with which sandbox, and with which of its executions."""
+    """One step: with which sandbox, with which of its executions, and when the controller is killed in it."""
 
     kind: Kind
     box: str = ""
     key: str = ""
+    moment: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.kind.value} {self.box} {self.key} {self.moment:g}"
 
 
 @dataclass
@@ -107,7 +118,7 @@ class Expected:
 
     def possible(self) -> Iterator[Step]:
         """Every step that makes sense now."""
-        yield from (Step(kind) for kind in (Kind.STOP, Kind.CRASH))
+        yield from (Step(kind) for kind in (Kind.STOP, Kind.CRASH, Kind.CRASH_IN_START))
         if len(self.boxes) < MOST_BOXES:
             yield from (Step(kind) for kind in (Kind.CREATE, Kind.CRASH_IN_CREATE))
         if self.deleted:
@@ -143,10 +154,16 @@ class Expected:
             yield Step(Kind.REUSE, box.name, execution.key)
 
     def due(self) -> list[Step]:
-        """The possible steps of the kinds that were done least so far, so that no walk goes without one of them."""
+        """The possible steps of the kinds that were done least so far, so that no walk goes without one of them.
+
+        In no order that means anything: whoever always takes the first one goes a good way, too.
+        """
         possible = [(self.done[step.kind] // OFTEN.get(step.kind, 1), step) for step in self.possible()]
         least = min(times for times, _ in possible)
-        return [step for times, step in possible if times == least]
+        due = [step for times, step in possible if times == least]
+        due = [replace(step, moment=moment) for step in due for moment in (MOMENTS if step.kind in CRASHES else (0.0,))]
+        random.Random(self.done.total()).shuffle(due)
+        return due
 
     def ended(self, execution: Execution, result: Result) -> None:
         execution.result = result

@@ -3,6 +3,7 @@
 Hypothesis draws the walks. Requests come over HTTP to a controller process that is killed and stopped in between.
 """
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -31,8 +32,6 @@ from tests.system.expected import Box, Execution, Expected, Kind, Result, Step
 T = TypeVar("T")
 SECONDS = 30.0
 """For an answer, and for what is expected to be seen."""
-MOMENTS = (0.0, 0.005, 0.02, 0.1, 0.3)
-"""Seconds after the beginning of a request at which the controller is killed: in the middle of this and of that."""
 RETRY_LATER = 503
 TOLD = ("id", "name", "phase", "ready", "backend", "warnings", "observed_generation")
 
@@ -79,8 +78,8 @@ class Diary:
             raise self.failure
 
     @contextmanager
-    def entry(self, step: Step, moment: float) -> Iterator[None]:
-        self.steps.append(f"{step.kind} {step.box} {step.key} {moment}")
+    def entry(self, step: Step) -> Iterator[None]:
+        self.steps.append(str(step))
         try:
             yield
         except BaseException as failure:
@@ -101,25 +100,26 @@ class Walk(RuleBasedStateMachine):
         self._following: dict[str, list[Future[httpx.Response | None]]] = {}
         """Mark -> requests that wait for the end of that execution."""
         self._http = self._client()
+        self._ready = True
+        """The controller has said so since it was started."""
 
     # --- the steps ---
 
-    @rule(step=st.runner().flatmap(lambda walk: st.sampled_from(walk._expected.due())), moment=st.sampled_from(MOMENTS))
-    def take(self, step: Step, moment: float) -> None:
-        """One step; `moment` counts for those in which the controller is killed."""
-        with self._diary.entry(step, moment):
-            self._take(step, moment)
+    @rule(step=st.runner().flatmap(lambda walk: st.sampled_from(walk._expected.due())))
+    def take(self, step: Step) -> None:
+        with self._diary.entry(step):
+            self._take(step)
             self._expected.done[step.kind] += 1
             self._all_is_as_expected()
 
-    def _take(self, step: Step, moment: float) -> None:
+    def _take(self, step: Step) -> None:
         box = self._expected.boxes.get(step.box)
         if box is None:
-            self._take_alone(step.kind, moment)
+            self._take_alone(step.kind, step.moment)
         elif step.key:
-            self._take_with(step.kind, box, box.executions[step.key], moment)
+            self._take_with(step.kind, box, box.executions[step.key], step.moment)
         else:
-            self._take_in(step.kind, box, moment)
+            self._take_in(step.kind, box, step.moment)
 
     def _take_alone(self, kind: Kind, moment: float) -> None:
         match kind:
@@ -141,6 +141,9 @@ class Walk(RuleBasedStateMachine):
                 self._restart(self._place.controller.stop)
             case Kind.CRASH:
                 self._restart(self._place.controller.kill)
+            case Kind.CRASH_IN_START:
+                self._restart(self._place.controller.kill)
+                self._crash_in(moment)
             case _:
                 raise AssertionError(kind)
 
@@ -154,10 +157,13 @@ class Walk(RuleBasedStateMachine):
                 key = self._expected.new_name("key")
                 asked = Execution(key, _writes(key))
                 box.executions[key] = asked
-                first = None
+                first = self._pool.submit(_unless_cut, self._execute, box, asked.body, key)
                 if kind is Kind.CRASH_IN_EXECUTE:
-                    first = self._crash_in(moment, lambda: self._execute(box, asked.body, key))
-                self._expected.ended(asked, self._result(box, asked, first))
+                    self._crash_in(moment)
+                result = self._result(box, asked)  # asked for while the first is on its way, or anew
+                answer = first.result(SECONDS)
+                assert answer is None or answer.json() == result
+                self._expected.ended(asked, result)
                 box.journal.append(key)
             case Kind.BEGIN:
                 self._begin(box)
@@ -186,7 +192,7 @@ class Walk(RuleBasedStateMachine):
     def _take_with(self, kind: Kind, box: Box, execution: Execution, moment: float) -> None:
         match kind:
             case Kind.REPEAT:
-                assert self._result(box, execution) == execution.result
+                assert self._result(box, execution) == execution.result == self._streamed(box, execution)
             case Kind.REUSE:
                 refused = self._execute(box, {**execution.body, "stdin": "another"}, execution.key)
                 assert refused.json()["type"].endswith(":idempotency-key-reused"), refused.text
@@ -270,15 +276,24 @@ class Walk(RuleBasedStateMachine):
         headers = {"Idempotency-Key": key} if key else {}
         return self._ask("POST", f"/sandbox/{box.uid}/execute", json=body, headers=headers)
 
-    def _result(self, box: Box, execution: Execution, first: httpx.Response | None = None) -> Result:
-        """The result under its key, which is also what the `first` answer told, where there was one."""
+    def _result(self, box: Box, execution: Execution) -> Result:
+        """What is told under its key."""
         answer = self._execute(box, execution.body, execution.key)
         assert answer.status_code == 200, answer.text
         result: Result = answer.json()
-        assert first is None or first.status_code == RETRY_LATER or first.json() == result
         assert result["execution_id"] == box.execution_id(execution.key)
         if not execution.mark:
             _completed(answer, execution.key)
+        return result
+
+    def _streamed(self, box: Box, execution: Execution) -> Result:
+        """The same as events, of which the last has the result without the output."""
+        headers = {"Idempotency-Key": execution.key, "Accept": "text/event-stream"}
+        answer = self._ask("POST", f"/sandbox/{box.uid}/execute", json=execution.body, headers=headers)
+        assert answer.status_code == 200, answer.text
+        name, _, data = answer.text.strip().rpartition("\n\n")[2].partition("\ndata: ")
+        assert name == "event: result", answer.text
+        result: Result = json.loads(data)
         return result
 
     def _begin(self, box: Box) -> None:
@@ -314,8 +329,18 @@ class Walk(RuleBasedStateMachine):
         return httpx.Client(base_url=self._place.controller.api, timeout=SECONDS, trust_env=False)
 
     def _ask(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """No answer says that the controller made a mistake, and an error is a problem document."""
-        answer = self._http.request(method, path, **request)
+        """The answer, as a patient client gets it from a controller that may just have been started.
+
+        None says that the controller made a mistake, and an error is a problem document.
+        """
+        deadline = time.monotonic() + SECONDS
+        while True:
+            self._ready = self._ready or self._place.controller.readiness().status_code == 200
+            answer = self._http.request(method, path, **request)
+            if self._ready or answer.status_code != RETRY_LATER:
+                break
+            assert _is_put_off(answer) and time.monotonic() < deadline, answer.text
+            time.sleep(POLL)
         if answer.status_code >= 400:
             assert answer.headers["content-type"] == "application/problem+json", answer.text
             assert answer.json()["status"] == answer.status_code
@@ -338,11 +363,7 @@ class Walk(RuleBasedStateMachine):
             self._following[mark] = [following for following, answer in answers if answer and answer.is_success]
         until("it serves", self._place.controller.is_serving)
         self._http.close()
-        self._http = self._client()
-        for box in self._expected.boxes.values():  # who comes early is told to come again, and nothing untrue
-            answer = self._ask("GET", f"/sandbox/{box.uid}")
-            assert answer.status_code in (200, RETRY_LATER), answer.text
-        until("it is ready", self._place.controller.is_ready)
+        self._http, self._ready = self._client(), False
 
     # --- what holds after each step ---
 
@@ -510,7 +531,7 @@ def test_whatever_happens_in_whatever_order_it_does_what_it_says(
     backend: str, embedded: Cluster, start_controller: Started, request: pytest.FixtureRequest
 ) -> None:
     with place_on(backend, embedded, start_controller, request) as place:
-        walk(place, examples=2, steps=26, each=1)
+        walk(place, examples=1, steps=34, each=1)
 
 
 @pytest.mark.long
@@ -519,4 +540,4 @@ def test_whatever_happens_for_longer_it_does_what_it_says(
     backend: str, cluster: Cluster, start_controller: Started, request: pytest.FixtureRequest
 ) -> None:
     with place_on(backend, cluster, start_controller, request) as place:
-        walk(place, examples=5, steps=50, each=5)
+        walk(place, examples=4, steps=60, each=4)
