@@ -391,3 +391,15 @@ def test_users_of_sandboxes_are_nobodys() -> None:
 async def test_a_uid_is_never_a_path(backend: MockBackend, uid: str) -> None:
     with pytest.raises(BackendError):
         await backend.remove(uid)
+
+
+async def test_suspended_in_the_middle_of_a_fork_it_stands_still(backend: MockBackend) -> None:
+    # So large that a fork takes long. (runc gives up on one now and then: "unable to freeze"; then Docker is asked again.)
+    forks = "import os\nlarge = b'x' * 100_000_000\nwhile os.fork() or os._exit(0): os.wait()"
+    await backend.start(wanted := python(forks))
+    for _ in range(30):
+        await backend.suspend(wanted.uid)
+        seen = await backend.observe(wanted.uid)
+        assert seen is not None
+        assert seen.state is RunState.PAUSED
+        await backend.resume(wanted.uid)

@@ -200,22 +200,6 @@ async def test_suspended_it_makes_no_progress_and_resumed_it_goes_on(backend: Ba
     await until("more output", lambda: _more(backend, wanted.uid, frozen))
 
 
-async def test_suspended_in_the_middle_of_a_fork_it_stands_still(backend: Backend) -> None:
-    forks = "import os\nlarge = b'x' * 100_000_000\nwhile os.fork() or os._exit(0): os.wait()"  # so a fork takes long
-    await backend.start(wanted := python(forks))
-    for _ in range(30):
-        await backend.suspend(wanted.uid)
-        await until("it is seen paused", lambda: _is(backend, wanted.uid, RunState.PAUSED))
-        await backend.resume(wanted.uid)
-        await until("it is seen running", lambda: _is(backend, wanted.uid, RunState.RUNNING))
-    await backend.remove(wanted.uid)
-
-
-async def _is(backend: Backend, uid: str, state: RunState) -> bool:
-    seen = await backend.observe(uid)
-    return seen is not None and seen.state is state
-
-
 async def test_a_suspended_sandbox_can_be_removed(backend: Backend) -> None:
     mark = new_mark()
     wanted = sandbox(run={"command": ["sleep", mark]})
