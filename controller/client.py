@@ -293,6 +293,10 @@ def _file(sandbox_id: str, path: str) -> str:
     # Refused here, because `..` would not reach the API: it would make another address of this one.
     if any(part in ("", ".", "..") for part in path.split("/")):
         raise ApiError("invalid", f"{path!r} must be a path below the workspace, without '..', '.' or empty parts")
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ApiError("invalid", f"{path!r} must be a path in UTF-8") from None
     return _path(sandbox_id, "files", path)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import codecs
 import json
+import math
 import os
 import select
 import signal
@@ -28,8 +29,6 @@ INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
 TERMINATED = 143
 """128 + SIGTERM."""
-PIPE_CLOSED = 141
-"""128 + SIGPIPE."""
 CANCEL_SECONDS = 5.0
 """For the sandbox to end an interrupted program."""
 STDIN_LIMIT = 12 * 2**20
@@ -94,9 +93,15 @@ def program_body(
         body["code"] = _code(code, file)
         body["language"] = language or (Language.bash if file.endswith((".sh", ".bash")) else Language.python)
     if timeout is not None:
+        if not math.isfinite(timeout):
+            raise Failure("--timeout is a number of seconds")
         body["timeout"] = timeout
     if state:
         body["context"] = state
+    try:
+        json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Failure("code, arguments and variables must be UTF-8; other bytes pass as stdin, or by `cp`") from None
     if file != "-":
         body |= _stdin(stdin)
     return body
@@ -182,10 +187,9 @@ async def execute(client: "ApiClient", sandbox_id: str, body: dict[str, Any], ou
     except asyncio.CancelledError:
         await _cancel(client, sandbox_id, key)
         raise
-    except BrokenPipeError:  # nobody reads any more, as in `… | head`
+    except OSError:  # nobody reads any more, as in `… | head`, or the disk is full
         await _cancel(client, sandbox_id, key)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
-        return PIPE_CLOSED
+        raise
     finally:
         for writer in writers.values():
             writer.finish()
@@ -242,7 +246,7 @@ class Writer:
 
     def finish(self) -> None:
         """Write what waits for the rest of a character."""
-        with suppress(BrokenPipeError):
+        with suppress(OSError):  # it was told when it happened
             if self._decoder is not None:
                 self._stream.write(without_control(self._decoder.decode(b"", final=True)))
             self._stream.flush()

@@ -1,7 +1,10 @@
 """From a table of commands to a program: lazy imports, errors in one line, exit codes."""
 
+import errno
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from importlib import import_module
 from typing import Any
 
@@ -10,6 +13,9 @@ from typer.core import TyperGroup
 
 OWN_ERROR = 125
 """Exit code for errors of the command itself, as docker has it: no program in a sandbox ended with it by chance."""
+
+PIPE_CLOSED = 141
+"""Exit code where nobody reads the output any more: 128 + SIGPIPE, as shells have it."""
 
 Table = Mapping[str, Any]
 """Name -> `module:function`, or (help, table) for a group."""
@@ -23,6 +29,7 @@ class Failure(typer.TyperException):
 
 def run_program(name: str, help_text: str, table: Table) -> None:
     """Run the command that sys.argv names and exit."""
+    _open_closed_streams()
     try:
         code = program(help_text, table)(prog_name=name, standalone_mode=False)
     except typer.TyperException as error:
@@ -57,6 +64,34 @@ def program(help_text: str, table: Table, root: bool = True) -> TyperGroup:
     return group
 
 
+def _open_closed_streams() -> None:
+    # A descriptor that is closed at the start would be given to the next file or socket.
+    for number, stream in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, stream, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115 - for good
+
+
+def _with_ends(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command, ended in its own words where its output goes nowhere: nobody reads it, or the disk is full."""
+
+    @wraps(command)
+    def ended(*arguments: Any, **options: Any) -> Any:
+        try:
+            return command(*arguments, **options)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.ENOSPC):
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+            if error.errno == errno.EPIPE:
+                raise typer.Exit(PIPE_CLOSED) from None
+            raise Failure(f"the output was not written: {error.strerror}") from None
+
+    return ended
+
+
 def _command(name: str, entry: Any) -> Any:
     if not isinstance(entry, str):
         help_text, table = entry
@@ -65,7 +100,7 @@ def _command(name: str, entry: Any) -> Any:
         return group
     module, function = entry.split(":")
     app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
-    app.command(name)(getattr(import_module(module), function))
+    app.command(name)(_with_ends(getattr(import_module(module), function)))
     return typer.main.get_command(app)
 
 

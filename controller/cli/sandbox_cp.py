@@ -1,10 +1,11 @@
 """`kubectl sandbox cp`."""
 
 import asyncio
+import re
 import secrets
 import sys
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Annotated
 
@@ -62,7 +63,7 @@ def _sandbox_and_path(text: str) -> tuple[str, str] | None:
     name, colon, path = text.partition(":")
     if not colon or "/" in name or not name:
         return None
-    return name, path.removeprefix("/workspace").lstrip("/")
+    return name, re.sub("^/workspace(?=/|$)", "", path).lstrip("/")
 
 
 async def _upload(client: "ApiClient", source: str, sandbox_id: str, target: str) -> None:
@@ -126,17 +127,28 @@ def below(folder: str, path: str) -> PurePosixPath:
 
 
 async def _download_file(client: "ApiClient", sandbox_id: str, source: str, target: Path) -> None:
-    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    unfinished, final = _written_at(target)
     try:
         async with aclosing(client.read_file(sandbox_id, source)) as chunks:
             first = await anext(chunks, b"")  # what is not there leaves no trace here
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with unfinished.open("xb") as file:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            with unfinished.open("wb") as file:
                 file.write(first)
                 async for chunk in chunks:
                     file.write(chunk)
-        unfinished.replace(target)
+        if unfinished != final:
+            unfinished.replace(final)
     except OSError as error:
         raise Failure(f"{target} cannot be written: {error.strerror}") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        if unfinished != final:
+            with suppress(OSError):  # it was moved, or never made
+                unfinished.unlink()
+
+
+def _written_at(target: Path) -> tuple[Path, Path]:
+    """Where it is written, and where it is moved when it is whole. A device or a pipe is written as it comes."""
+    if target.exists() and not target.is_file():
+        return target, target
+    final = target.resolve()  # what a link leads to is replaced, and not the link
+    return final.with_name(f".{final.name}.{secrets.token_hex(4)}"), final

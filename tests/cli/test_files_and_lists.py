@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import os
 import subprocess
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +54,26 @@ def test_cp_takes_stdin_and_gives_stdout(plugin: Plugin, sandbox: Sandbox) -> No
     assert plugin("cp", "box:note", "-", input=b"").stdout == b"\0text"
 
 
+def test_cp_writes_into_devices_and_through_links(plugin: Plugin, sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.write_file("note", "text")
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(tmp_path / "meant")
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert plugin("cp", "box:note", str(pipe)).returncode == 0
+    assert os.read(reading, 100) == b"text"
+    os.close(reading)
+    assert plugin("cp", "box:note", str(link)).returncode == 0
+    assert link.is_symlink() and (tmp_path / "meant").read_text() == "text"
+    assert sorted(each.name for each in tmp_path.iterdir() if "." in each.name) == []
+
+
+def test_cp_takes_only_the_workspace_itself_for_the_workspace(plugin: Plugin, sandbox: Sandbox) -> None:
+    assert plugin("cp", "-", "box:/workspace/a", input="").returncode == 0
+    assert plugin("cp", "-", "box:/workspaces/b", input="").returncode == 0
+    assert [each.path for each in sandbox.list_files()] == ["a", "workspaces/b"]
+
+
 def test_cp_of_what_is_not_there_leaves_nothing(plugin: Plugin, sandbox: Sandbox, tmp_path: Path) -> None:
     ran = plugin("cp", "box:missing", str(tmp_path / "missing"))
     assert ran.returncode == 125 and "missing" in ran.stderr
@@ -64,6 +86,22 @@ def test_cp_of_what_is_not_there_leaves_nothing(plugin: Plugin, sandbox: Sandbox
 def test_a_sandbox_cannot_choose_where_its_files_land(path: str) -> None:
     with pytest.raises(Failure, match="outside"):
         below("data", path)
+
+
+@pytest.mark.parametrize("words", [["ls"], ["ls", "-o", "json"], ["top"], ["cp", "box:note", "-"]])
+def test_output_that_goes_nowhere_is_told_by_the_exit_code(
+    environment: dict[str, str], api: str, sandbox: Sandbox, words: list[str]
+) -> None:
+    sandbox.write_file("note", "text")
+    reader, writer = os.pipe()
+    os.close(reader)
+    how: dict[str, Any] = {"env": {**environment, "SANDBOX_API": api}, "stdin": subprocess.DEVNULL, "stderr": -1}
+    ran = subprocess.run(["kubectl-sandbox", *words], stdout=writer, timeout=30, **how)
+    os.close(writer)
+    assert (ran.returncode, ran.stderr) == (141, b"")
+    with open("/dev/full", "wb") as full:
+        ran = subprocess.run(["kubectl-sandbox", *words], stdout=full, timeout=30, **how)
+    assert (ran.returncode, ran.stderr) == (125, b"Error: the output was not written: No space left on device\n")
 
 
 def test_ls_shows_a_table_of_the_contexts_namespace(plugin: Plugin, sandbox: Sandbox) -> None:

@@ -132,6 +132,25 @@ def test_the_program_ends_when_nobody_reads_its_output(environment: dict[str, st
     process.stderr.close()
 
 
+def test_the_program_ends_when_its_output_has_no_room(environment: dict[str, str], api: str, sandbox: Sandbox) -> None:
+    marker = f"{uuid.uuid4().int % 10**9}.5"
+    command = ["kubectl-sandbox", "exec", "box", "--api", api, "--", "sh", "-c", f"echo up; sleep {marker}; true"]
+    with open("/dev/full", "wb") as full:
+        ran = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=full, stderr=-1, timeout=20)
+    assert (ran.returncode, ran.stderr) == (125, b"Error: the output was not written: No space left on device\n")
+    look = f"cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c '[s]leep {marker}'"
+    assert sandbox.execute(look, "bash").stdout == "0\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_closed_streams_are_as_empty_ones(environment: dict[str, str], api: str, sandbox: Sandbox, closed: str) -> None:
+    line = f"kubectl-sandbox exec box --api {api} -- sh -c 'cat; exit 7' {closed}"
+    ran = subprocess.run(
+        ["bash", "-c", line], env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=30
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (7, b"", b"")
+
+
 def test_on_a_terminal_output_cannot_command_it(environment: dict[str, str], api: str, sandbox: Sandbox) -> None:
     ours, theirs = pty.openpty()
     command = ["kubectl-sandbox", "exec", "box", "--api", api, "-c", r"print('\x1b]0;title\x07\x9b31m é')"]
@@ -151,6 +170,10 @@ def test_on_a_terminal_output_cannot_command_it(environment: dict[str, str], api
         (["exec", "box", "-e", "A", "--", "ls"], "NAME=VALUE"),
         (["exec", "box", "-f", "/nonexistent", "-t", "3"], "/nonexistent"),
         (["exec", "box", "-t", "-1", "--", "ls"], "timeout"),
+        (["exec", "box", "-t", "nan", "--", "ls"], "timeout"),
+        (["exec", "box", "--", "printf", "\udcff"], "UTF-8"),
+        (["exec", "box", "-e", "A=\udcff", "--", "ls"], "UTF-8"),
+        (["cp", "-", "box:\udcff"], "UTF-8"),
         (["exce", "box"], "No such command"),
         (["run", "--memory", "-1", "-c", "1"], "memory"),
         (["run", "--api", "ftp://here", "-c", "1"], "http://127.0.0.1:8000"),
