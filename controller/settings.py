@@ -33,6 +33,13 @@ def comma_separated(text: object) -> object:
     return tuple(part.strip() for part in text.split(",") if part.strip()) if isinstance(text, str) else text
 
 
+def _fits_a_header(key: SecretStr) -> SecretStr:
+    text = key.get_secret_value().strip()  # files often end with a line break
+    if any(not "!" <= char <= "~" for char in text):
+        raise ValueError("must be visible ASCII without spaces: a request could not carry anything else as its token")
+    return SecretStr(text)
+
+
 def _valid_cpu(cpus: float) -> float:
     if not 0.01 <= cpus <= 512:  # Docker: below 10^7 NanoCpus fails or means unlimited
         raise ValueError("must be from 0.01 to 512 cores")
@@ -114,13 +121,13 @@ class ApiSettings(Group):
 class SecuritySettings(Group):
     """SECURITY__*"""
 
-    secret_key: SecretStr | None = None
+    secret_key: Annotated[SecretStr, AfterValidator(_fits_a_header)] | None = None
     """Bearer token that may do everything. Unset, or a well-known placeholder, it does not count."""
 
     def usable_key(self) -> SecretStr | None:
         """The key, unless it is unset or a well-known placeholder."""
         key = self.secret_key
-        return None if key is None or key.get_secret_value().strip().lower() in PLACEHOLDER_KEYS else key
+        return None if key is None or key.get_secret_value().lower() in PLACEHOLDER_KEYS else key
 
 
 class LogSettings(Group):

@@ -11,7 +11,7 @@ from controller.api import Authenticator, ServeError, build_app
 from controller.api.auth import REMEMBERED
 from controller.backends import Backend
 from controller.directory import Action, Identity, StoreUnavailable
-from controller.settings import SecuritySettings, Settings
+from controller.settings import SecuritySettings, Settings, SettingsError, load_settings
 from tests.api.conftest import Api, Serve, problem
 from tests.api.memory import MemoryDirectory
 
@@ -54,6 +54,24 @@ async def test_without_credentials_every_call_is_401(
         answer = await api.client.request(method, path)
         problem(answer, 401, "unauthorized")
         assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("key", ["p@ss!w#rd", "{}\"'", "a" * 500, "with-line-break\n"])
+async def test_every_key_that_a_header_can_carry_opens(serve: Serve, key: str) -> None:
+    usable = SecuritySettings(secret_key=SecretStr(key)).usable_key()
+    async with serve(Authenticator(usable)) as api:
+        assert (await api.client.get("/sandbox/status", headers=bearer(key.strip()))).status_code == 200
+
+
+@pytest.mark.parametrize("key", ["two words", "schl\u00fcssel", "nul\0"])
+def test_a_key_that_no_header_can_carry_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    if "\0" not in key:
+        monkeypatch.setenv("SECURITY__SECRET_KEY", key)
+        with pytest.raises(SettingsError, match="SECURITY__SECRET_KEY") as refused:
+            load_settings()
+        assert key not in str(refused.value)
+    with pytest.raises(ValueError, match="visible ASCII"):
+        SecuritySettings(secret_key=SecretStr(key))
 
 
 async def test_every_401_has_the_same_body(serve: Serve, with_key: Authenticator) -> None:
