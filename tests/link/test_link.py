@@ -165,6 +165,15 @@ async def test_cancelling_ends_an_execution(open_link: Open) -> None:
         await link.cancel("never")
 
 
+async def test_cancelling_what_is_over_and_forgotten_is_fine(open_link: Open) -> None:
+    link = await open_link()
+    for number in range(258):  # it keeps 256
+        await collect(link.execute(request("pass", f"n{number}")))
+    with pytest.raises(NotFound, match="no longer kept"):
+        await collect(link.attach("n0"))
+    await link.cancel("n0")
+
+
 async def test_a_refused_request_says_why(open_link: Open) -> None:
     link = await open_link()
     with pytest.raises(Refused, match="cwd"):

@@ -17,7 +17,7 @@ from typing import Literal, Protocol, TypeVar
 
 from pydantic import ValidationError
 
-from controller.backends import ExecRequest, ExecResult, FileInfo, OutputChunk, Refused, Unavailable
+from controller.backends import ExecRequest, ExecResult, FileInfo, NotFound, OutputChunk, Refused, Unavailable
 from controller.backends.agent.frames import (
     FRAME_BYTES,
     HELLO_TOKEN,
@@ -32,6 +32,7 @@ from controller.backends.agent.frames import (
 )
 from controller.backends.agent.words import (
     PROTOCOL,
+    RESULT_GONE,
     Credit,
     Entry,
     Error,
@@ -209,10 +210,14 @@ class AgentLink:
                         yield OutputChunk(name, data)
 
     async def cancel(self, execution_id: str) -> None:
-        """End every process of an execution. Raises NotFound, LinkLost."""
-        async with aclosing(self._exchange({"op": "cancel", "id": execution_id})) as frames:
-            async for _ in frames:
-                pass
+        """End every process of an execution; over already is fine. Raises NotFound, LinkLost."""
+        try:
+            async with aclosing(self._exchange({"op": "cancel", "id": execution_id})) as frames:
+                async for _ in frames:
+                    pass
+        except NotFound as error:
+            if error.reason != RESULT_GONE:
+                raise
 
     async def put_file(self, path: str, chunks: AsyncIterator[bytes]) -> None:
         """Write a file below the workspace; it appears whole or not at all. Raises Refused, BackendError, LinkLost."""

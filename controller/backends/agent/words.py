@@ -12,6 +12,8 @@ from controller.backends import BackendError, Busy, Conflict, ExecRequest, ExecR
 from controller.model import Reason
 
 PROTOCOL = 1
+RESULT_GONE = "ResultGone"
+"""Reason of a NotFound: the execution ran, and its result is no longer kept."""
 
 _Count = Annotated[int, Field(ge=0, le=1 << 62)]
 _Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
@@ -83,7 +85,7 @@ class Error(Said):
             case "NotFound":
                 return NotFound(self.message)
             case "Gone":
-                return NotFound(self.message, "ResultGone")
+                return NotFound(self.message, RESULT_GONE)
             case "BadRequest" | "Forbidden" | "TooLarge" | "NoSpace":
                 return Refused(self.message, self.code)
         return BackendError(self.message, "AgentFailed")
