@@ -540,4 +540,4 @@ def test_whatever_happens_for_longer_it_does_what_it_says(
     backend: str, cluster: Cluster, start_controller: Started, request: pytest.FixtureRequest
 ) -> None:
     with place_on(backend, cluster, start_controller, request) as place:
-        walk(place, examples=4, steps=60, each=4)
+        walk(place, examples=3, steps=60, each=3)
