@@ -72,7 +72,7 @@ async def test_python_state_is_not_kept_unless_asked(backend: Backend, up: str) 
 
 
 async def test_output_is_streamed_as_it_comes(backend: Backend, up: str) -> None:
-    stream = backend.executions.execute(up, bash("echo first; read -r -t 30 line <fifo || true", files={}, timeout=10))
+    stream = backend.executions.execute(up, bash("mkfifo fifo; echo first; read -t 1 <>fifo || true", timeout=10))
     async with asyncio.timeout(8):
         first = await anext(stream)
     assert first == OutputChunk("stdout", b"first\n")
