@@ -17,6 +17,7 @@ from controller.api.streams import EVENT_STREAM, begun, execution_events, wants_
 from controller.directory import SandboxDirectory
 from controller.executions import Program
 from controller.model import Sandbox
+from controller.plan import TERMINAL, was_started
 from controller.settings import Settings
 
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -103,8 +104,15 @@ def demand_running(sandbox: Sandbox) -> None:
         raise Problem(Kind.NOT_RUNNING, f"sandbox {sandbox.uid} is being deleted")
     if sandbox.spec.operating_mode == "Suspended":
         raise Problem(Kind.NOT_RUNNING, f"sandbox {sandbox.uid} is suspended; set its operatingMode to Running")
-    if sandbox.backend is None:
+    demand_started(sandbox)
+
+
+def demand_started(sandbox: Sandbox) -> None:
+    """Raises Problem 409 before its start and after its end, where a backend would know nothing of it."""
+    if sandbox.backend is None or not was_started(sandbox.status):
         raise Problem(Kind.NOT_RUNNING, f"sandbox {sandbox.uid} has not started yet", headers={"Retry-After": "1"})
+    if sandbox.status.get("phase") in TERMINAL:
+        raise Problem(Kind.NOT_RUNNING, f"sandbox {sandbox.uid} has ended")
 
 
 def _key(request: Request) -> str:

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from controller.api.access import Access
 from controller.api.bodies import json_response, read_json
+from controller.api.execute import demand_started
 from controller.api.openapi import json_body, problems
 from controller.api.paths import SANDBOX, SandboxId
 from controller.api.problems import Kind, Problem
@@ -86,8 +87,7 @@ def add_routes(app: FastAPI, access: Access, directory: SandboxDirectory, settin
     async def usage(request: Request, uid: SandboxId) -> Response:
         """Memory, processor time and processes of a sandbox that runs."""
         sandbox = await access.sandbox(request, uid, "get")
-        if sandbox.backend is None:
-            raise Problem(Kind.NOT_RUNNING, f"sandbox {uid} has not started yet", headers={"Retry-After": "1"})
+        demand_started(sandbox)
         return json_response(asdict(await directory.backend(sandbox).usage(uid)))
 
     @app.delete(

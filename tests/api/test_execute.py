@@ -247,6 +247,25 @@ async def test_a_sandbox_that_has_not_started_says_to_come_back(api: Api) -> Non
     assert answer.headers["retry-after"]
 
 
+CALLS = [("POST", "execute"), ("GET", "files"), ("GET", "files/a"), ("PUT", "files/a"), ("GET", "usage")]
+
+
+@pytest.mark.parametrize(("method", "path"), CALLS)
+async def test_before_its_start_and_after_its_end_a_sandbox_is_not_running_and_not_missing(
+    api: Api, backend: Backend, method: str, path: str
+) -> None:
+    body: dict[str, Any] = {"json": {"code": "1"}} if path == "execute" else {}
+    uid = await api.create(wait=0)
+    api.directory.change(uid, backend=backend.name, status={"phase": "Starting"})
+    answer = await api.client.request(method, f"/sandbox/{uid}/{path}", **body)
+    problem(answer, 409, "not-running")
+    assert answer.headers["retry-after"]
+    api.directory.change(uid, status={"phase": "Failed", "startedAt": "2026-01-01T00:00:00Z"})
+    answer = await api.client.request(method, f"/sandbox/{uid}/{path}", **body)
+    assert "has ended" in problem(answer, 409, "not-running")["detail"]
+    assert "retry-after" not in answer.headers
+
+
 async def test_a_sandbox_with_a_run_of_its_own_takes_no_executions(api: Api) -> None:
     uid = await api.create(run={"command": ["true"]})
     problem(await api.execute(uid, code="print(1)"), 409, "not-running")
