@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import math
 import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ class Watches:
             yield b"".join(first)
 
         end = clock() + (watch.timeout or MIN_TIMEOUT_SECONDS * (1 + random.random()))  # noqa: S311 (spreads reconnects)
-        next_bookmark = clock() + BOOKMARK_SECONDS
+        next_bookmark = clock() + BOOKMARK_SECONDS if watch.bookmarks else math.inf
         wake = asyncio.Event()
         self._open.add(wake)
         try:
@@ -83,7 +84,7 @@ class Watches:
                             yield b"".join(lines)
                         continue
                     now = clock()
-                    if watch.bookmarks and (now >= next_bookmark or now >= end):
+                    if watch.bookmarks and now >= min(end, next_bookmark):
                         next_bookmark = now + BOOKMARK_SECONDS
                         yield _line("BOOKMARK", _bookmark(watch.kind, cursor))
                     if now >= end:

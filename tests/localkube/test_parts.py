@@ -1,5 +1,6 @@
 """The parts of the embedded server that are pure: patches, field sets, paths, selectors, rules, formats."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.localkube import cel, core, fields, jsonpath, ownership
+from controller.localkube import cel, core, fields, jsonpath, ownership, watching
 from controller.localkube.admission import Options
 from controller.localkube.failures import Failure
 from controller.localkube.formats import has_format
@@ -322,3 +323,11 @@ def test_nobody_sees_what_a_failing_journal_did_not_keep() -> None:
 
 def test_now_is_written_in_utc() -> None:
     assert now_text(datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)) == "2026-01-02T03:04:05Z"
+
+
+async def test_a_watch_without_bookmarks_sleeps_while_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "BOOKMARK_SECONDS", 0.0)
+    quiet = watching.Watch(core.KINDS[0], None, lambda obj: True, 1, False, False, 0.5, lambda obj: obj)
+    before = time.process_time()
+    assert [line async for line in watching.Watches(Store()).stream(quiet)] == []
+    assert time.process_time() - before < 0.1
