@@ -141,8 +141,12 @@ def context_namespace(files: list[Path]) -> str:
     for file in files:
         try:
             config = yaml.safe_load(file.read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise Failure(f"the kubeconfig {file} cannot be read: {error}") from error
+        except yaml.YAMLError as error:  # its own text shows the line, which may be the token's
+            mark = getattr(error, "problem_mark", None)
+            where = f": line {mark.line + 1}" if mark else ""
+            raise Failure(f"the kubeconfig {file} is not YAML{where}") from None
         configs += [config] if isinstance(config, dict) else []
     current = next((config["current-context"] for config in configs if config.get("current-context")), None)
     for config in configs:

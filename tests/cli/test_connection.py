@@ -114,6 +114,14 @@ def test_a_kubeconfig_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         context_namespace([broken])
 
 
+@pytest.mark.parametrize("text", ["token: 's3cret", "a: 1\n  token: s3cret: 2", "{token: s3cret"])
+def test_nothing_of_a_broken_kubeconfig_is_shown(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config").write_text(text)
+    with pytest.raises(Failure, match="config is not YAML: line [0-9]+") as told:
+        context_namespace([tmp_path / "config"])
+    assert "s3cret" not in str(told.value) and "\n" not in str(told.value)
+
+
 def test_texts_from_elsewhere_cannot_command_the_terminal() -> None:
     assert printable("a\x1b[31mb\u202ec\n") == "a\ufffd[31mb\ufffdc\ufffd"
 
