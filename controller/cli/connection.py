@@ -123,9 +123,10 @@ def kubeconfig_token(files: str) -> str:
     taken = Taken()
     try:
         load_kube_config(config_file=files, client_configuration=taken)
-    except ConfigException as error:
+    except (ConfigException, OSError) as error:
         raise Failure(f"the kubeconfig gives no token: {error}") from error
-    return next(iter(taken.api_key.values()), "").removeprefix("Bearer ")
+    scheme, _, token = next(iter(taken.api_key.values()), "").partition(" ")
+    return token if scheme == "Bearer" else ""  # else it is Basic, with a password
 
 
 def context_namespace(files: list[Path]) -> str:

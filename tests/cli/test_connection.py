@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.cli.connection import Connection, context_namespace, printable
+from controller.cli.connection import Connection, context_namespace, kubeconfig_token, printable
 from controller.cli.program import Failure
 from tests.cli.conftest import ROOT, Ran
 
@@ -114,10 +114,30 @@ def test_a_kubeconfig_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         context_namespace([broken])
 
 
+@pytest.mark.parametrize("user", ["{username: a, password: s3cret}", "{client-certificate-data: YQ==}", "{}"])
+def test_only_a_token_is_a_token(tmp_path: Path, user: str) -> None:
+    assert kubeconfig_token(str(kubeconfig_of(tmp_path, user))) == ""
+
+
+def test_a_token_in_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(Failure, match=r"gives no token: .*/nonexistent"):
+        kubeconfig_token(str(kubeconfig_of(tmp_path, "{tokenFile: /nonexistent}")))
+
+
+def kubeconfig_of(folder: Path, user: str) -> Path:
+    (folder / "config").write_text(
+        "apiVersion: v1\nkind: Config\ncurrent-context: here\n"
+        "clusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}]\n"
+        "contexts: [{name: here, context: {cluster: c, user: u}}]\n"
+        f"users: [{{name: u, user: {user}}}]\n"
+    )
+    return folder / "config"
+
+
 @pytest.mark.parametrize("text", ["token: 's3cret", "a: 1\n  token: s3cret: 2", "{token: s3cret"])
 def test_nothing_of_a_broken_kubeconfig_is_shown(tmp_path: Path, text: str) -> None:
     (tmp_path / "config").write_text(text)
-    with pytest.raises(Failure, match="config is not YAML: line [0-9]+") as told:
+    with pytest.raises(Failure, match=r"config is not YAML: line \d+") as told:
         context_namespace([tmp_path / "config"])
     assert "s3cret" not in str(told.value) and "\n" not in str(told.value)
 
