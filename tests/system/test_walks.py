@@ -7,10 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import docker
@@ -20,73 +17,18 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from controller.backends.container import LABEL_INSTANCE
 from controller.model import MOCK_WARNING
 from tests.backends.words import new_mark
 from tests.localkube.servers import MERGE, ok
 from tests.system.cluster import POLL, Cluster, until
 from tests.system.conftest import Started
-from tests.system.controller_process import ControllerProcess
+from tests.system.diary import Diary
 from tests.system.expected import Box, Execution, Expected, Kind, Result, Step
+from tests.system.patient_client import SECONDS, Asked, PatientClient, is_problem, is_put_off
+from tests.system.place import Place, count_living
 
 T = TypeVar("T")
-SECONDS = 30.0
-"""For an answer, and for what is expected to be seen."""
-RETRY_LATER = 503
 TOLD = ("id", "name", "phase", "ready", "backend", "warnings", "observed_generation")
-
-
-@dataclass
-class Place:
-    """Where a walk is made."""
-
-    cluster: Cluster
-    controller: ControllerProcess
-    docker: docker.DockerClient | None
-    """None: sandboxes run on mock."""
-
-    def traces(self) -> dict[str, str]:
-        """uid -> state of each container of the controller's; on mock, of each folder."""
-        if self.docker is None:
-            home = Path(self.controller.env["SANDBOX__STATE_FOLDER"]) / self.controller.instance
-            return {entry.name: "there" for entry in home.iterdir()} if home.exists() else {}
-        label = f"{LABEL_INSTANCE}={self.controller.instance}"
-        rows = self.docker.api.containers(all=True, filters={"label": label})
-        return {row["Names"][0].removeprefix("/sbx-"): row["State"] for row in rows}
-
-    def trace_of(self, box: Box) -> str:
-        """What `traces` has of a sandbox that is there."""
-        return "there" if self.docker is None else "paused" if box.suspended else "running"
-
-
-@dataclass
-class Diary:
-    """What was done in all walks of a test, and what went wrong first.
-
-    Hypothesis repeats a walk that failed, and where the moment was what mattered it sees that fail otherwise or not at
-    all, and tells of that alone. So the first failure is kept, with the steps that led to it, and walks end there.
-    """
-
-    done: Counter[Kind] = field(default_factory=Counter)
-    steps: list[str] = field(default_factory=list)
-    failure: BaseException | None = None
-
-    def open(self) -> None:
-        """A new walk begins. Raises the failure of an earlier one."""
-        self.steps.clear()
-        if self.failure is not None:
-            raise self.failure
-
-    @contextmanager
-    def entry(self, step: Step) -> Iterator[None]:
-        self.steps.append(str(step))
-        try:
-            yield
-        except BaseException as failure:
-            failure.add_note("\n".join(self.steps))
-            self.failure = self.failure or failure
-            raise
-        self.done[step.kind] += 1
 
 
 class Walk(RuleBasedStateMachine):
@@ -96,12 +38,9 @@ class Walk(RuleBasedStateMachine):
         super().__init__()
         self._place, self._diary = place, diary
         self._expected = Expected()
-        self._pool = ThreadPoolExecutor(16)
-        self._following: dict[str, list[Future[httpx.Response | None]]] = {}
+        self._following: dict[str, list[Asked]] = {}
         """Mark -> requests that wait for the end of that execution."""
-        self._http = self._client()
-        self._ready = True
-        """The controller has said so since it was started."""
+        self._client = PatientClient(place.controller)
 
     # --- the steps ---
 
@@ -130,13 +69,13 @@ class Walk(RuleBasedStateMachine):
                 name = self._expected.new_name("box")
                 first = self._crash_in(moment, lambda: self._create(name))
                 again = self._create(name)
-                assert again.status_code == (201 if first is None else 409) or (first is None and _is(again, 409))
+                assert is_problem(again, 409) or (first is None and again.status_code == 201), again.text
                 self._is_created(name, first or again)
             case Kind.USE_DELETED:
                 for uid in self._expected.deleted:
                     self._refuses(uid, 404)
-                    assert _is(self._ask("GET", f"/sandbox/{uid}"), 404)
-                    assert _is(self._ask("DELETE", f"/sandbox/{uid}"), 404)
+                    assert is_problem(self._client.ask("GET", f"/sandbox/{uid}"), 404)
+                    assert is_problem(self._client.ask("DELETE", f"/sandbox/{uid}"), 404)
             case Kind.STOP:
                 self._restart(self._place.controller.stop)
             case Kind.CRASH:
@@ -157,7 +96,7 @@ class Walk(RuleBasedStateMachine):
                 key = self._expected.new_name("key")
                 asked = Execution(key, _writes(key))
                 box.executions[key] = asked
-                first = self._pool.submit(_unless_cut, self._execute, box, asked.body, key)
+                first = self._client.begin(self._execute, box, asked.body, key)
                 if kind is Kind.CRASH_IN_EXECUTE:
                     self._crash_in(moment)
                 result = self._result(box, asked)  # asked for while the first is on its way, or anew
@@ -177,7 +116,7 @@ class Walk(RuleBasedStateMachine):
             case Kind.USE_SUSPENDED:
                 self._refuses(box.uid, 409)
                 for execution in box.running:
-                    assert _is(self._cancel(box, execution), 409)
+                    assert is_problem(self._cancel(box, execution), 409)
             case Kind.RESUME:
                 self._set_mode(box, "Running")
                 box.suspended = False
@@ -215,7 +154,7 @@ class Walk(RuleBasedStateMachine):
     # --- sandboxes ---
 
     def _create(self, name: str) -> httpx.Response:
-        return self._ask("POST", "/sandbox/create", json={"name": name})
+        return self._client.ask("POST", "/sandbox/create", json={"name": name})
 
     def _is_created(self, name: str, answer: httpx.Response) -> None:
         found = [each for each in self._list() if each["name"] == name]
@@ -231,12 +170,12 @@ class Walk(RuleBasedStateMachine):
         path = f"/sandbox/{box.uid}"
         self._expected.removed(box)
         if crash_after is None:
-            assert self._ask("DELETE", f"{path}?wait=0").status_code in (202, 204)
+            assert self._client.ask("DELETE", f"{path}?wait=0").status_code in (202, 204)
             self._refuses(box.uid, 404, 409)
         else:
-            self._crash_in(crash_after, lambda: self._ask("DELETE", path))
-        again = self._ask("DELETE", f"{path}?wait={SECONDS:g}")
-        assert again.status_code == 204 or _is(again, 404), again.text
+            self._crash_in(crash_after, lambda: self._client.ask("DELETE", path))
+        again = self._client.ask("DELETE", f"{path}?wait={SECONDS:g}")
+        assert again.status_code == 204 or is_problem(again, 404), again.text
         for execution in box.running:
             for following in self._following.pop(execution.mark):
                 answer = following.result(SECONDS)
@@ -246,7 +185,7 @@ class Walk(RuleBasedStateMachine):
         path, content = "some/file", self._expected.new_name("content").encode() * 10_000
 
         def put() -> httpx.Response:
-            return self._ask("PUT", f"/sandbox/{box.uid}/files/{path}", content=content)
+            return self._client.ask("PUT", f"/sandbox/{box.uid}/files/{path}", content=content)
 
         if crash_after is not None:
             self._crash_in(crash_after, put)
@@ -255,26 +194,26 @@ class Walk(RuleBasedStateMachine):
         box.files[path] = content
 
     def _read(self, box: Box, path: str) -> bytes | None:
-        answer = self._ask("GET", f"/sandbox/{box.uid}/files/{path}")
-        assert answer.status_code == 200 or _is(answer, 404), answer.text
+        answer = self._client.ask("GET", f"/sandbox/{box.uid}/files/{path}")
+        assert answer.status_code == 200 or is_problem(answer, 404), answer.text
         return answer.content if answer.status_code == 200 else None
 
     def _refuses(self, uid: str, *codes: int) -> None:
         """Code and files are refused with a problem document."""
         path = f"/sandbox/{uid}"
         for answer in (
-            self._ask("POST", f"{path}/execute", json=_writes("never")),
-            self._ask("POST", f"{path}/execute", json=_writes("never"), headers={"Accept": "text/event-stream"}),
-            self._ask("PUT", f"{path}/files/never", content=b"never"),
-            self._ask("GET", f"{path}/files/journal"),
+            self._client.ask("POST", f"{path}/execute", json=_writes("never")),
+            self._client.ask("POST", f"{path}/execute", json=_writes("never"), headers={"Accept": "text/event-stream"}),
+            self._client.ask("PUT", f"{path}/files/never", content=b"never"),
+            self._client.ask("GET", f"{path}/files/journal"),
         ):
-            assert any(_is(answer, code) for code in codes), answer.text
+            assert is_problem(answer, *codes), answer.text
 
     # --- executions ---
 
     def _execute(self, box: Box, body: Any, key: str = "") -> httpx.Response:
         headers = {"Idempotency-Key": key} if key else {}
-        return self._ask("POST", f"/sandbox/{box.uid}/execute", json=body, headers=headers)
+        return self._client.ask("POST", f"/sandbox/{box.uid}/execute", json=body, headers=headers)
 
     def _result(self, box: Box, execution: Execution) -> Result:
         """What is told under its key."""
@@ -287,9 +226,9 @@ class Walk(RuleBasedStateMachine):
         return result
 
     def _streamed(self, box: Box, execution: Execution) -> Result:
-        """The same as events, of which the last has the result without the output."""
+        """The same as the last of the events."""
         headers = {"Idempotency-Key": execution.key, "Accept": "text/event-stream"}
-        answer = self._ask("POST", f"/sandbox/{box.uid}/execute", json=execution.body, headers=headers)
+        answer = self._client.ask("POST", f"/sandbox/{box.uid}/execute", json=execution.body, headers=headers)
         assert answer.status_code == 200, answer.text
         name, _, data = answer.text.strip().rpartition("\n\n")[2].partition("\ndata: ")
         assert name == "event: result", answer.text
@@ -305,11 +244,11 @@ class Walk(RuleBasedStateMachine):
         self._following[mark] = []
         self._follow(box, execution)
         box.journal.append(key)
-        until("it runs", lambda: self._living()[mark] == 2 and key in str(self._read(box, "journal")))
+        until("it runs", lambda: count_living([mark])[mark] == 2 and key in str(self._read(box, "journal")))
 
     def _follow(self, box: Box, execution: Execution) -> None:
         """Ask for its result, once more where others wait for it, too."""
-        follow = self._pool.submit(_unless_cut, self._execute, box, execution.body, execution.key)
+        follow = self._client.begin(self._execute, box, execution.body, execution.key)
         self._following[execution.mark].append(follow)
 
     def _ends(self, box: Box, execution: Execution, reason: str) -> None:
@@ -321,68 +260,46 @@ class Walk(RuleBasedStateMachine):
         self._expected.ended(execution, result)
 
     def _cancel(self, box: Box, execution: Execution) -> httpx.Response:
-        return self._ask("DELETE", f"/sandbox/{box.uid}/executions/{box.execution_id(execution.key)}")
+        return self._client.ask("DELETE", f"/sandbox/{box.uid}/executions/{box.execution_id(execution.key)}")
 
     # --- the controller ---
 
-    def _client(self) -> httpx.Client:
-        return httpx.Client(base_url=self._place.controller.api, timeout=SECONDS, trust_env=False)
-
-    def _ask(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """The answer, as a patient client gets it from a controller that may just have been started.
-
-        None says that the controller made a mistake, and an error is a problem document.
-        """
-        deadline = time.monotonic() + SECONDS
-        while True:
-            self._ready = self._ready or self._place.controller.readiness().status_code == 200
-            answer = self._http.request(method, path, **request)
-            if self._ready or answer.status_code != RETRY_LATER:
-                break
-            assert _is_put_off(answer) and time.monotonic() < deadline, answer.text
-            time.sleep(POLL)
-        if answer.status_code >= 400:
-            assert answer.headers["content-type"] == "application/problem+json", answer.text
-            assert answer.json()["status"] == answer.status_code
-        assert answer.status_code < 500 or _is_put_off(answer), answer.text
-        return answer
-
     def _crash_in(self, moment: float, act: Callable[[], httpx.Response] | None = None) -> httpx.Response | None:
         """Kill the controller some seconds after a request began; gives the answer, if there was time for one."""
-        asked = None if act is None else self._pool.submit(_unless_cut, act)
+        asked = None if act is None else self._client.begin(act)
         time.sleep(moment)  # no waiting for anything: any moment will do
         self._restart(self._place.controller.kill)
         return None if asked is None else asked.result(SECONDS)
 
     def _restart(self, end: Callable[[], None]) -> None:
+        """End the controller and start it; returns as soon as it serves, and before it is ready."""
         end()
         self._place.controller.start(and_wait=False)
         for mark, waiting in self._following.items():
             answers = [(following, following.result(SECONDS)) for following in waiting]
-            assert all(answer is None or answer.status_code == 200 or _is_put_off(answer) for _, answer in answers)
+            assert all(answer is None or answer.status_code == 200 or is_put_off(answer) for _, answer in answers)
             self._following[mark] = [following for following, answer in answers if answer and answer.is_success]
         until("it serves", self._place.controller.is_serving)
-        self._http.close()
-        self._http, self._ready = self._client(), False
+        self._client.reconnect()
 
     # --- what holds after each step ---
 
     def _all_is_as_expected(self) -> None:
         """It is waited for at first, and holds from then on."""
-        self._it_tells_what_there_is()
+        self._it_tells_what_thereis_problem()
         self._each_program_ran_once_and_files_are_whole()
         self._what_should_live_lives_and_nothing_else()
         assert "Traceback" not in self._place.controller.said, self._place.controller.said
 
-    def _it_tells_what_there_is(self) -> None:
+    def _it_tells_what_thereis_problem(self) -> None:
         objects = {body["metadata"]["uid"]: body["metadata"] for body in self._place.cluster.list()}
         assert objects.keys() == {box.uid for box in self._expected.boxes.values()}
         told = {box.uid: self._told(box, objects[box.uid]["generation"]) for box in self._expected.boxes.values()}
         want = sorted(told.values(), key=str)
         _becomes(want, lambda: sorted(map(_shown, self._list()), key=str))
         for box in self._expected.boxes.values():
-            assert _shown(self._ask("GET", f"/sandbox/{box.uid}").json()) == told[box.uid]
-        assert self._ask("GET", "/sandbox/status").json()["active_sandboxes"] == len(want)
+            assert _shown(self._client.ask("GET", f"/sandbox/{box.uid}").json()) == told[box.uid]
+        assert self._client.ask("GET", "/sandbox/status").json()["active_sandboxes"] == len(want)
 
     def _each_program_ran_once_and_files_are_whole(self) -> None:
         for box in self._expected.boxes.values():
@@ -391,13 +308,14 @@ class Walk(RuleBasedStateMachine):
                 assert {path: self._read(box, path) for path in box.files} == box.files
 
     def _what_should_live_lives_and_nothing_else(self) -> None:
-        traces = {box.uid: self._place.trace_of(box) for box in self._expected.boxes.values()}
+        traces = {box.uid: self._place.trace_of_one(suspended=box.suspended) for box in self._expected.boxes.values()}
         _becomes(traces, self._place.traces)
         living = Counter(dict.fromkeys(self._following, 2))
-        _becomes(living, self._living, 2)
+        marks = [*self._following, *self._expected.ended_marks]
+        _becomes(living, lambda: count_living(marks), 2)
 
     def _list(self) -> list[dict[str, Any]]:
-        answer = self._ask("GET", "/sandbox", params={"namespace": self._place.cluster.namespace})
+        answer = self._client.ask("GET", "/sandbox", params={"namespace": self._place.cluster.namespace})
         assert answer.status_code == 200, answer.text
         return list(answer.json()["items"])
 
@@ -413,18 +331,12 @@ class Walk(RuleBasedStateMachine):
             "observed_generation": generation,
         }
 
-    def _living(self) -> Counter[str]:
-        """Mark -> how many processes of this machine bear it, those in containers too."""
-        marks = {mark.encode() for mark in (*self._following, *self._expected.ended_marks)}
-        return Counter(found.decode() for words in _command_lines() for found in marks & words)
-
     def teardown(self) -> None:
         self._place.cluster.delete_all()
         whole = self._diary.failure is None
         if whole:  # else what is left ends with the controller
             until("all is gone", lambda: not self._place.cluster.list() and not self._place.traces(), SECONDS)
-        self._pool.shutdown(wait=whole)
-        self._http.close()
+        self._client.close(wait=whole)
 
 
 def _becomes(want: T, look: Callable[[], T], seconds: float = SECONDS) -> None:
@@ -447,35 +359,8 @@ def _completed(answer: httpx.Response, said: str) -> None:
     assert got == (0, "Completed", said, "", "agent"), result
 
 
-def _is(answer: httpx.Response, code: int) -> bool:
-    """Whether it is the problem that tells of something absent (404), or of a wrong time or a taken name (409)."""
-    kinds = {404: ("not-found",), 409: ("not-running", "name-taken")}[code]
-    return answer.status_code == code and answer.json()["type"].rpartition(":")[2] in kinds
-
-
-def _is_put_off(answer: httpx.Response) -> bool:
-    return answer.status_code == RETRY_LATER and answer.headers["retry-after"].isdigit()
-
-
-def _unless_cut(ask: Callable[..., httpx.Response], *arguments: Any) -> httpx.Response | None:
-    """The answer; None where the controller ended before it gave one."""
-    try:
-        return ask(*arguments)
-    except httpx.TransportError:
-        return None
-
-
 def _shown(told: dict[str, Any]) -> dict[str, Any]:
     return {name: told.get(name) for name in TOLD}
-
-
-def _command_lines() -> Iterator[set[bytes]]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                yield set((entry / "cmdline").read_bytes().split(b"\0"))
-            except (FileNotFoundError, ProcessLookupError):
-                pass
 
 
 def walk(place: Place, examples: int, steps: int, each: int) -> None:
@@ -507,37 +392,37 @@ def walk(place: Place, examples: int, steps: int, each: int) -> None:
 
 
 @pytest.fixture(params=["docker", "mock"])
-def backend(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+def docker_or_not(request: pytest.FixtureRequest) -> docker.DockerClient | None:
+    if request.param == "mock":
+        return None
+    request.getfixturevalue("sandbox_image")
+    client: docker.DockerClient = request.getfixturevalue("docker_client")
+    return client
 
 
 @contextmanager
-def place_on(
-    backend: str, cluster: Cluster, start_controller: Started, request: pytest.FixtureRequest
-) -> Iterator[Place]:
-    """A controller of its own, which ends with the walk: two would both take care of the objects of a namespace."""
-    if backend == "mock":
-        place = Place(cluster, start_controller(cluster, SANDBOX__MOCK_MODE="true"), None)
-    else:
-        request.getfixturevalue("sandbox_image")
-        place = Place(cluster, start_controller(cluster), request.getfixturevalue("docker_client"))
+def placed(cluster: Cluster, start_controller: Started, client: docker.DockerClient | None) -> Iterator[Place]:
+    """A controller that ends with the walk: two would both take care of the objects of a namespace."""
+    env = {"SANDBOX__MOCK_MODE": "true"} if client is None else {}
+    controller = start_controller(cluster, **env)
     try:
-        yield place
+        yield Place(cluster, controller, client)
     finally:
-        place.controller.stop()
+        controller.stop()
 
 
+@pytest.mark.timeout(300)
 def test_whatever_happens_in_whatever_order_it_does_what_it_says(
-    backend: str, embedded: Cluster, start_controller: Started, request: pytest.FixtureRequest
+    embedded: Cluster, start_controller: Started, docker_or_not: docker.DockerClient | None
 ) -> None:
-    with place_on(backend, embedded, start_controller, request) as place:
+    with placed(embedded, start_controller, docker_or_not) as place:
         walk(place, examples=1, steps=34, each=1)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(400)
 def test_whatever_happens_for_longer_it_does_what_it_says(
-    backend: str, cluster: Cluster, start_controller: Started, request: pytest.FixtureRequest
+    cluster: Cluster, start_controller: Started, docker_or_not: docker.DockerClient | None
 ) -> None:
-    with place_on(backend, cluster, start_controller, request) as place:
+    with placed(cluster, start_controller, docker_or_not) as place:
         walk(place, examples=3, steps=60, each=3)
