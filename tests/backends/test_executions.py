@@ -40,6 +40,13 @@ async def test_a_program_that_ends_well_is_completed(backend: Backend, up: str) 
     assert (ended.stdout, ended.result.exit_code, ended.result.reason) == (b"2\n", 0, Reason.COMPLETED)
 
 
+@pytest.mark.parametrize("kind", ["python", "bash"])
+async def test_code_may_be_longer_than_an_argument(backend: Backend, up: str, kind: str) -> None:
+    code = {"python": "import sys; print(len(sys.stdin.read()))", "bash": "wc -c"}[kind]
+    ended = await execute(backend, up, request(f"{code}  # {'x' * 1_000_000}", kind, stdin=b"typed"))
+    assert (ended.stdout.strip(), ended.stderr, ended.result.exit_code) == (b"5", b"", 0)
+
+
 async def test_stdin_environment_files_and_folder_arrive(backend: Backend, up: str) -> None:
     long = "/".join(["d\u00e9" * 40] * 5)
     asked = bash(

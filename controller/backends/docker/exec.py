@@ -32,8 +32,14 @@ MARKER = "SANDBOX_EXECUTION"
 BEGIN = """\
 mkdir "/tmp/.execution-$SANDBOX_EXECUTION" 2>/dev/null || { echo sandbox: ran before >&2; exit 96; }
 cd -- "$0" || exit 125
+code=/tmp/.code-$SANDBOX_EXECUTION
+[ ! -e "$code" ] || { exec 9<"$code" && rm -f "$code"; } || exit 125
 exec "$@"
 """
+LONG = 100_000
+"""Bytes of code that come as a file: one argument may have 128 KiB."""
+FROM_FILE = "exec(compile(open(9, encoding='utf-8').read(), '<string>', 'exec'))"
+STORE = 'cat >"/tmp/.code-$0"'
 RAN_BEFORE = (96, b"sandbox: ran before\n")
 END = """\
 for round in 1 2 3 4 5 6 7 8 9 10; do
@@ -168,6 +174,8 @@ class ExecExecutions:
         try:
             if request.files:
                 await self._files.put(uid, request.files)
+            if _is_long(request):
+                await self._store(uid, request)
             exec_id, stream = await self._open(uid, _argv(request), {**request.env, MARKER: run.id})
         except BaseException as error:
             if uid in self._runs:
@@ -178,6 +186,11 @@ class ExecExecutions:
                 raise
         else:
             await self._follow(uid, run, request, exec_id, stream)
+
+    async def _store(self, uid: str, request: ExecRequest) -> None:
+        code, _ = await self._files.small(uid, ["sh", "-c", STORE, request.id], request.code.encode())
+        if code:
+            raise Refused(f"the code found no room in /tmp of sandbox {uid}", "NoSpace")
 
     async def _follow(self, uid: str, run: _Run, request: ExecRequest, exec_id: str, stream: DockerStream) -> None:
         """From the start of an execution to its result."""
@@ -278,10 +291,15 @@ class ExecExecutions:
         return await self._files.list_files(uid, path)
 
 
+def _is_long(request: ExecRequest) -> bool:
+    return len(request.code.encode()) > LONG
+
+
 def _argv(request: ExecRequest) -> list[str]:
+    long = _is_long(request)
     program = {
-        "python": ["python3", "-u", "-c", request.code],
-        "bash": ["bash", "-c", request.code],
+        "python": ["python3", "-u", "-c", FROM_FILE if long else request.code],
+        "bash": ["bash", "/dev/fd/9"] if long else ["bash", "-c", request.code],
         "command": list(request.command),
     }[request.kind]
     cwd = request.cwd if request.cwd.startswith("/") else f"/workspace/{request.cwd}"
