@@ -19,6 +19,7 @@ from controller.api.streams import EVENT_STREAM, begun, output_events, wants_eve
 from controller.directory import SandboxDirectory
 from controller.executions import MAX_PATH, PATH_PATTERN, workspace_path
 from controller.model import Sandbox
+from controller.plan import TERMINAL, was_started
 from controller.quantity import format_bytes
 from controller.settings import Settings
 
@@ -39,6 +40,8 @@ FolderPath = Annotated[
         json_schema_extra={"pattern": f"^$|{PATH_PATTERN}"},
     ),
 ]
+START_SECONDS = 60.0
+"""For a sandbox whose logs are followed to start."""
 HARMLESS = {
     # What a sandbox wrote must not become a page of ours in somebody's browser.
     "Content-Disposition": "attachment",
@@ -107,12 +110,13 @@ def add_routes(app: FastAPI, access: Access, directory: SandboxDirectory, settin
     @app.get(
         f"{SANDBOX}/logs",
         response_class=Response,
-        responses=problems(*errors) | {200: {"description": "What `run` printed so far", "content": TEXT}},
+        responses=problems(*errors, Kind.NOT_RUNNING)
+        | {200: {"description": "What `run` printed so far", "content": TEXT}},
     )
     async def logs(
         request: Request,
         uid: SandboxId,
-        follow: Annotated[bool, Query(description="Go on until the program ends.")] = False,
+        follow: Annotated[bool, Query(description="Wait for its start, and go on until the program ends.")] = False,
     ) -> Response:
         """The output of `run`: as text, or with `Accept: text/event-stream` as `stdout` and `stderr` events."""
         sandbox = await access.sandbox(request, uid, "get", "logs")
@@ -141,7 +145,22 @@ async def _at_most(chunks: AsyncIterator[bytes], limit: int) -> AsyncGenerator[b
             yield chunk
 
 
+async def _started(directory: SandboxDirectory, sandbox: Sandbox) -> Sandbox:
+    """The sandbox as it is when it was started or has ended. Raises Problem: 409 where it takes too long, 404."""
+    if was_started(sandbox.status) or sandbox.status.get("phase") in TERMINAL:
+        return sandbox
+    try:
+        return await directory.wait_ready(sandbox.uid, START_SECONDS)
+    except TimeoutError:
+        retry = {"Retry-After": "1"}
+        raise Problem(Kind.NOT_RUNNING, f"sandbox {sandbox.uid} has not started yet", headers=retry) from None
+    except KeyError:
+        raise Problem(Kind.NOT_FOUND, f"sandbox {sandbox.uid} was deleted before it started") from None
+
+
 async def _logs(directory: SandboxDirectory, sandbox: Sandbox, follow: bool) -> AsyncGenerator[backends.OutputChunk]:
+    if follow:
+        sandbox = await _started(directory, sandbox)
     if sandbox.backend is not None:
         try:
             async for chunk in directory.backend(sandbox).logs(sandbox.uid, follow):

@@ -9,6 +9,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from controller.api import files
+from controller.model import Sandbox
 from tests.api.conftest import Api, Serve, problem
 
 
@@ -116,6 +118,25 @@ async def test_logs_are_what_run_printed(api: Api) -> None:
         answer = await api.client.get(f"/sandbox/{uid}/logs?follow=true")
     assert answer.text == "hello\n"
     assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+
+
+async def test_logs_that_are_followed_wait_for_the_start(api: Api) -> None:
+    uid = await api.create(wait=0, run={"command": ["echo", "hello"]})
+    assert (await api.client.get(f"/sandbox/{uid}/logs")).text == ""
+    assert (await api.client.get(f"/sandbox/{uid}/logs?follow=true")).text == "hello\n"
+
+
+async def test_logs_that_never_start_are_not_followed_for_ever(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "START_SECONDS", 0.2)
+
+    async def never(uid: str, timeout: float) -> Sandbox:
+        async with asyncio.timeout(timeout):
+            await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(api.directory, "wait_ready", never)
+    uid = await api.create(wait=0, run={"command": ["echo", "hello"]})
+    problem(await api.client.get(f"/sandbox/{uid}/logs?follow=true"), 409, "not-running")
 
 
 async def test_logs_as_events_keep_the_streams_apart(api: Api) -> None:
