@@ -11,6 +11,7 @@ import requests
 import urllib3
 from docker.context import ContextAPI
 from docker.errors import APIError, DockerException, ImageNotFound, TLSParameterError
+from docker.transport.unixconn import UnixHTTPAdapter, UnixHTTPConnectionPool
 from docker.utils import kwargs_from_env
 
 from controller.backends import BackendError, Health, NotFound, Refused, Unavailable
@@ -39,7 +40,18 @@ def connect(timeout: int = READ_TIMEOUT, pool_size: int = 32) -> docker.APIClien
     if tuple(int(part) for part in client.api_version.split(".")) < MINIMUM_API:
         client.close()
         raise DockerTooOld(client.api_version)
+    adapter = client.get_adapter(client.base_url)
+    if isinstance(adapter, UnixHTTPAdapter):
+        client.mount(client.base_url, _OnePool(adapter.socket_path, timeout, max_pool_size=pool_size))
+        adapter.close()
     return client
+
+
+class _OnePool(UnixHTTPAdapter):
+    """docker-py has a pool of connections for each URL, so nearly every request connects anew; but the daemon is one."""
+
+    def get_connection(self, url: bytes | str, proxies: object = None) -> UnixHTTPConnectionPool:
+        return super().get_connection("", proxies)
 
 
 def diagnose(error: BaseException) -> Health:
