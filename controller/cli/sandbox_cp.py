@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from controller.cli import connection as to
+from controller.cli.execution import Writer
 from controller.cli.program import Failure
 
 if TYPE_CHECKING:
@@ -97,10 +98,11 @@ async def _download(client: "ApiClient", sandbox_id: str, source: str, target: s
     from controller.client import ApiError
 
     if target == "-":
+        writer = Writer(sys.stdout, raw=False)
         async with aclosing(client.read_file(sandbox_id, source)) as chunks:
             async for chunk in chunks:
-                sys.stdout.buffer.write(chunk)
-        sys.stdout.buffer.flush()
+                writer.write(chunk)
+        writer.finish()
         return
     local = Path(target, PurePosixPath(source).name) if into_folder else Path(target)
     try:

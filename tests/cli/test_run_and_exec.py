@@ -7,6 +7,7 @@ import signal
 import subprocess
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -151,10 +152,14 @@ def test_closed_streams_are_as_empty_ones(environment: dict[str, str], api: str,
     assert (ran.returncode, ran.stdout, ran.stderr) == (7, b"", b"")
 
 
-def test_on_a_terminal_output_cannot_command_it(environment: dict[str, str], api: str, sandbox: Sandbox) -> None:
+@pytest.mark.parametrize("words", [["exec", "box", "--", "cat", "f"], ["cp", "box:f", "-"]])
+def test_on_a_terminal_output_cannot_command_it(
+    environment: dict[str, str], api: str, sandbox: Sandbox, words: list[str]
+) -> None:
+    sandbox.write_file("f", "\x1b]0;title\x07\x9b31m é\n")
     ours, theirs = pty.openpty()
-    command = ["kubectl-sandbox", "exec", "box", "--api", api, "-c", r"print('\x1b]0;title\x07\x9b31m é')"]
-    subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=theirs, timeout=30, check=True)
+    how: dict[str, Any] = {"env": {**environment, "SANDBOX_API": api}, "stdin": subprocess.DEVNULL, "stdout": theirs}
+    subprocess.run(["kubectl-sandbox", *words], timeout=30, check=True, **how)
     os.close(theirs)
     shown = os.read(ours, 4096).decode()
     os.close(ours)
