@@ -420,7 +420,7 @@ def test_whatever_happens_in_whatever_order_it_does_what_it_says(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_whatever_happens_for_longer_it_does_what_it_says(
     cluster: Cluster, start_controller: Started, docker_or_not: docker.DockerClient | None
 ) -> None:
