@@ -14,6 +14,9 @@ Port 8080, `/metrics`, in Prometheus' text format. No secrets, no names of objec
 times are in seconds, sizes in bytes. Alerts about them are in [`alerts.yaml`](../charts/sandbox-controller/files/alerts.yaml),
 each with a [runbook](runbooks/), and the chart brings a Grafana dashboard.
 
+Executions wait in no queue: what exceeds `SANDBOX__MAX_EXECUTIONS` in a sandbox gets 429 at once. How full sandboxes are shows in
+`sandbox_executions_running`, who came too much in `sandbox_executions_refused_total` with the reason `Busy`.
+
 ![The dashboard's queries, asked of a real Prometheus](pictures/dashboard.png)
 
 | metric | type | labels | |
