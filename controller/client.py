@@ -142,10 +142,10 @@ class ApiClient:
             async for chunk in answer.aiter_bytes():
                 yield chunk
 
-    async def list_files(self, sandbox_id: str, folder: str = "") -> list[dict[str, Any]]:
-        """`path` and `size` of the files in a folder of the workspace."""
+    async def list_files(self, sandbox_id: str, folder: str = "") -> tuple[list[dict[str, Any]], bool]:
+        """`path` and `size` of the files in a folder of the workspace, at most 10,000; whether there are more."""
         found = await self._json("GET", _path(sandbox_id, "files"), query={"folder": folder} if folder else None)
-        return [dict(each) for each in found["items"]]
+        return [dict(each) for each in found["items"]], bool(found["truncated"])
 
     def logs(self, sandbox_id: str, follow: bool = False) -> AsyncGenerator[tuple[str, Any], None]:
         """The output of `run`: `stdout` and `stderr` with bytes, at last `end`; `follow` waits for what comes."""

@@ -12,9 +12,9 @@ from controller.backends import (
     BackendError,
     ExecRequest,
     ExecResult,
-    FileInfo,
     Health,
     Limits,
+    Listing,
     Observation,
     OutputChunk,
     Usage,
@@ -132,5 +132,5 @@ class MeasuredExecutions:
     def get_file(self, uid: str, path: str) -> AsyncIterator[bytes]:
         return self._executions.get_file(uid, path)
 
-    async def list_files(self, uid: str, path: str = "") -> list[FileInfo]:
+    async def list_files(self, uid: str, path: str = "") -> Listing:
         return await self._executions.list_files(uid, path)

@@ -65,11 +65,12 @@ def add_routes(app: FastAPI, access: Access, directory: SandboxDirectory, settin
         uid: SandboxId,
         folder: FolderPath = "",
     ) -> Response:
-        """The files in a folder of the workspace, at most 10,000."""
+        """The files in a folder of the workspace and below it, at most 10,000."""
         sandbox = await access.sandbox(request, uid, "get", "files")
         demand_running(sandbox)
-        files = await directory.backend(sandbox).executions.list_files(uid, _below_workspace(folder) if folder else "")
-        return json_response({"items": [{"path": each.path, "size": each.size} for each in files]})
+        found = await directory.backend(sandbox).executions.list_files(uid, _below_workspace(folder) if folder else "")
+        items = [{"path": each.path, "size": each.size} for each in found.files]
+        return json_response({"items": items, "truncated": found.truncated})
 
     @app.put(
         f"{SANDBOX}/files/{{path:path}}",

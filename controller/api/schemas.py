@@ -156,6 +156,7 @@ class FileList(BaseModel):
     """The files in a folder of the workspace."""
 
     items: list[StoredFile]
+    truncated: bool = Field(description="There are more.")
 
 
 def execution_body(outcome: Outcome) -> dict[str, Any]:

@@ -213,6 +213,15 @@ class FileInfo:
     size: int
 
 
+@dataclass(frozen=True)
+class Listing:
+    """The files in a folder of the workspace and below it."""
+
+    files: list[FileInfo]
+    truncated: bool
+    """There are more: a listing has at most 10,000 files, and about 1 MiB."""
+
+
 class Executions(Protocol):
     """Running code in sandboxes that are up. `uid` is the sandbox's."""
 
@@ -236,8 +245,8 @@ class Executions(Protocol):
         """Read a regular file below the workspace. Raises NotFound, Refused."""
         ...
 
-    async def list_files(self, uid: str, path: str = "") -> list[FileInfo]:
-        """The files in a folder of the workspace, at most 10,000."""
+    async def list_files(self, uid: str, path: str = "") -> Listing:
+        """The files in a folder of the workspace. Raises NotFound, Refused."""
         ...
 
 

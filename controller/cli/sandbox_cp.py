@@ -113,10 +113,14 @@ async def _download(client: "ApiClient", sandbox_id: str, source: str, target: s
         if error.kind not in ("not-found", "refused", "path-forbidden"):
             raise
         not_a_file = error
-    files = [str(each["path"]) for each in await client.list_files(sandbox_id, source)]
-    if source and not files:
+    listed, truncated = await client.list_files(sandbox_id, source)
+    if truncated:
+        raise Failure(
+            f"more than {len(listed)} files are in {source or 'the workspace'}: copy its folders, or a tar of it"
+        )
+    if source and not listed:
         raise not_a_file
-    for path in files:
+    for path in (str(each["path"]) for each in listed):
         await _download_file(client, sandbox_id, path, local / below(source, path))
 
 

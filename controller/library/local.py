@@ -124,7 +124,8 @@ class LocalPlace:
 
     async def files(self, sandbox_id: str, folder: str) -> list[StoredFile]:
         backend = await self._opened()
-        return [StoredFile(file.path, file.size) for file in await backend.executions.list_files(sandbox_id, folder)]
+        listing = await backend.executions.list_files(sandbox_id, folder)
+        return [StoredFile(file.path, file.size) for file in listing.files]
 
     async def remove(self, sandbox_id: str) -> None:
         backend = await self._opened()

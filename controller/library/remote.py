@@ -99,9 +99,8 @@ class RemotePlace:
 
     async def files(self, sandbox_id: str, folder: str) -> list[StoredFile]:
         with _translated():
-            return [
-                StoredFile(file["path"], file["size"]) for file in await self._client.list_files(sandbox_id, folder)
-            ]
+            files, _ = await self._client.list_files(sandbox_id, folder)
+        return [StoredFile(file["path"], file["size"]) for file in files]
 
     async def remove(self, sandbox_id: str) -> None:
         with _translated():

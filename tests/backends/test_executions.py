@@ -322,11 +322,30 @@ async def test_files_go_in_and_out_unchanged(backend: Backend, up: str) -> None:
     await backend.executions.put_file(up, "deep/er/data.bin", _bytes(content[:500_000], content[500_000:]))
     got = b"".join([chunk async for chunk in backend.executions.get_file(up, "deep/er/data.bin")])
     assert got == content
-    assert [(f.path, f.size) for f in await backend.executions.list_files(up, "deep/er")] == [
+    assert [(f.path, f.size) for f in (await backend.executions.list_files(up, "deep/er")).files] == [
         ("deep/er/data.bin", len(content))
     ]
     ended = await execute(backend, up, bash("wc -c <deep/er/data.bin; echo more >>deep/er/data.bin"))
     assert (ended.stdout.strip(), ended.result.exit_code) == (str(len(content)).encode(), 0)
+
+
+async def test_a_file_that_finds_no_room_is_refused(place: Place, backend: Backend) -> None:
+    if place.kind == "mock":
+        pytest.skip("on mock a workspace is a folder of this machine, without a size")
+    await backend.start(wanted := sandbox(workspace={"size": "1Mi"}))
+    async with asyncio.timeout(10):
+        with pytest.raises(Refused):
+            await backend.executions.put_file(wanted.uid, "large", _bytes(*[bytes(65536)] * 300))
+    assert (await backend.executions.list_files(wanted.uid)).files == []
+
+
+async def test_a_listing_tells_that_there_is_more(backend: Backend, up: str) -> None:
+    await execute(backend, up, bash("mkdir many; cd many; seq 10000 | xargs touch"))
+    whole = await backend.executions.list_files(up, "many")
+    assert (len(whole.files), whole.truncated) == (10_000, False)
+    await execute(backend, up, bash("touch many/one-more"))
+    cut = await backend.executions.list_files(up, "many")
+    assert (len(cut.files), cut.truncated) == (10_000, True)
 
 
 async def test_a_file_that_comes_in_half_leaves_the_old_one(backend: Backend, up: str) -> None:
@@ -340,7 +359,7 @@ async def test_a_file_that_comes_in_half_leaves_the_old_one(backend: Backend, up
         await backend.executions.put_file(up, "data/x", broken())
     await asyncio.sleep(0.5)
     assert b"".join([chunk async for chunk in backend.executions.get_file(up, "data/x")]) == b"old"
-    assert [each.path for each in await backend.executions.list_files(up)] == ["data/x"]
+    assert [each.path for each in (await backend.executions.list_files(up)).files] == ["data/x"]
 
 
 async def test_a_file_that_is_not_there_is_not_found(backend: Backend, up: str) -> None:

@@ -54,6 +54,15 @@ def test_cp_takes_stdin_and_gives_stdout(plugin: Plugin, sandbox: Sandbox) -> No
     assert plugin("cp", "box:note", "-", input=b"").stdout == b"\0text"
 
 
+def test_cp_of_more_than_a_listing_has_says_so_and_copies_nothing(
+    plugin: Plugin, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    sandbox.execute("mkdir many; cd many; seq 10001 | xargs touch", "bash")
+    ran = plugin("cp", "box:many", str(tmp_path / "many"))
+    assert ran.returncode == 125 and "more than 10000 files" in ran.stderr
+    assert not (tmp_path / "many").exists()
+
+
 def test_cp_writes_into_devices_and_through_links(plugin: Plugin, sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.write_file("note", "text")
     pipe, link = tmp_path / "pipe", tmp_path / "link"

@@ -7,7 +7,7 @@ from hashlib import sha256
 
 import pytest
 
-from controller.backends import Busy, Conflict, ExecResult, NotFound, OutputChunk, Refused
+from controller.backends import Busy, Conflict, ExecResult, Listing, NotFound, OutputChunk, Refused
 from controller.backends.agent.link import LinkLost
 from controller.model import Reason
 from tests.link.conftest import Open, collect, request
@@ -197,7 +197,7 @@ async def test_files_go_in_and_come_out(open_link: Open) -> None:
     content = b"".join([chunk async for chunk in link.get_file("a/b")])
     assert content == b"x" * 1_000_000 + b"y" * 300_000
     await link.put_file("empty", chunks())
-    assert {(file.path, file.size) for file in await link.list_files()} == {("a/b", 1_300_000), ("empty", 0)}
+    assert {(file.path, file.size) for file in (await link.list_files()).files} == {("a/b", 1_300_000), ("empty", 0)}
     for path in ("../x", "/etc/passwd", "a"):
         with pytest.raises(Refused):
             await link.put_file(path, chunks(b"x" * 500_000))
@@ -217,4 +217,4 @@ async def test_a_transfer_that_fails_halfway_leaves_nothing(open_link: Open) -> 
 
     with pytest.raises(ValueError, match="went away"):
         await link.put_file("half", broken())
-    assert await link.list_files() == []
+    assert await link.list_files() == Listing([], truncated=False)

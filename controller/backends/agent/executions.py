@@ -16,7 +16,7 @@ from controller.backends import (
     Busy,
     ExecRequest,
     ExecResult,
-    FileInfo,
+    Listing,
     NotRunning,
     OutputChunk,
     Unavailable,
@@ -232,5 +232,5 @@ class AgentExecutions:
             async for chunk in chunks:
                 yield chunk
 
-    async def list_files(self, uid: str, path: str = "") -> list[FileInfo]:
+    async def list_files(self, uid: str, path: str = "") -> Listing:
         return await (await self._link(uid)).list_files(path)

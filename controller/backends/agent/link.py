@@ -17,7 +17,7 @@ from typing import Literal, Protocol, TypeVar
 
 from pydantic import ValidationError
 
-from controller.backends import ExecRequest, ExecResult, FileInfo, NotFound, OutputChunk, Refused, Unavailable
+from controller.backends import ExecRequest, ExecResult, FileInfo, Listing, NotFound, OutputChunk, Refused, Unavailable
 from controller.backends.agent.frames import (
     FRAME_BYTES,
     HELLO_TOKEN,
@@ -37,6 +37,7 @@ from controller.backends.agent.words import (
     Entry,
     Error,
     Hello,
+    Listed,
     Result,
     Said,
     Started,
@@ -236,15 +237,17 @@ class AgentLink:
                 if frame.kind == Kind.DATA:
                     yield frame.payload
 
-    async def list_files(self, path: str = "") -> list[FileInfo]:
-        """The regular files in a folder of the workspace and below it, at most 10,000. Raises as `get_file`."""
-        listing = bytearray()
+    async def list_files(self, path: str = "") -> Listing:
+        """The regular files in a folder of the workspace and below it. Raises as `get_file`."""
+        listing, truncated = bytearray(), False
         async with aclosing(self._exchange({"op": "list", "path": path})) as frames:
             async for frame in frames:
                 if frame.kind == Kind.DATA and len(listing) < MAX_LISTING:
                     listing += frame.payload
+                elif frame.kind == Kind.RESULT:
+                    truncated = self._parse(Listed, frame.payload).truncated
         entries = [self._parse(Entry, line) for line in bytes(listing).splitlines()[:MAX_FILES]]
-        return [FileInfo(entry.path, entry.bytes) for entry in entries]
+        return Listing([FileInfo(entry.path, entry.bytes) for entry in entries], truncated)
 
     # --- channels ---
 

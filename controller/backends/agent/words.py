@@ -104,6 +104,12 @@ class Entry(Said):
     bytes: _Count
 
 
+class Listed(Said):
+    """The end of a listing."""
+
+    truncated: bool
+
+
 def execute_request(request: ExecRequest) -> dict[str, object]:
     """An execution in the agent's words."""
     what: dict[str, object] = {"argv": list(request.command)} if request.kind == "command" else {"code": request.code}

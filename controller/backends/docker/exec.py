@@ -18,7 +18,7 @@ from controller.backends import (
     Conflict,
     ExecRequest,
     ExecResult,
-    FileInfo,
+    Listing,
     NotFound,
     OutputChunk,
     Refused,
@@ -287,7 +287,7 @@ class ExecExecutions:
             async for chunk in chunks:
                 yield chunk
 
-    async def list_files(self, uid: str, path: str = "") -> list[FileInfo]:
+    async def list_files(self, uid: str, path: str = "") -> Listing:
         return await self._files.list_files(uid, path)
 
 

@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 
-from controller.backends import BackendError, FileInfo, NotFound, Refused, Unavailable
+from controller.backends import BackendError, FileInfo, Listing, NotFound, Refused, Unavailable
 from controller.backends.docker.attach import DockerStream
 from controller.grammar import relative_path
 
@@ -37,8 +37,11 @@ case $real in /workspace/*) exec cat -- "$real" ;; *) exit 95 ;; esac
 LIST = """\
 cd -- "/workspace/$1" 2>/dev/null || exit 94
 case $(pwd -P)/ in /workspace/*) ;; *) exit 95 ;; esac
-find . -type f -exec stat -c "%s %n" {} + | head -n 10000
+find . -type f -exec stat -c "%s %n" {} + | head -n 10001
 """
+MAX_FILES = 10_000
+MAX_OUTPUT = 1 << 20
+"""Bytes of an exec of our own."""
 NO_FILE, OUTSIDE = 94, 95
 ANSWER_SECONDS = 15.0
 """For a small exec of our own: a file, an end."""
@@ -72,7 +75,7 @@ class ExecFiles:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 while data := await stream.read(65536):
-                    output += data[: (1 << 20) - len(output)]
+                    output += data[: MAX_OUTPUT - len(output)]
                 return await self.code(exec_id), bytes(output)
         except TimeoutError:
             raise BackendError(
@@ -118,23 +121,25 @@ class ExecFiles:
 
     async def _send(self, uid: str, path: str, chunks: AsyncIterator[bytes], stream: DockerStream) -> bool:
         """Whether all of it was taken. If not, the exit code may say why."""
-        async for chunk in chunks:
-            try:
-                async with asyncio.timeout(ANSWER_SECONDS):
-                    stream.write(chunk)
-                    await stream.drain()
-            except TimeoutError:
-                raise _stuck(uid, path) from None
-            except OSError:
-                return False
-        stream.end_input()
+        ended = asyncio.create_task(_end_of(stream))  # a reader that has ended does not always break the stream
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                while await stream.read(65536):
-                    pass
-        except TimeoutError:
-            raise _stuck(uid, path) from None
-        return True
+            async for chunk in chunks:
+                stream.write(chunk)
+                taking = asyncio.create_task(stream.drain())
+                await asyncio.wait({taking, ended}, timeout=ANSWER_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                if (taking.done() and taking.exception() is not None) or ended.done():
+                    taking.cancel()
+                    return False
+                if not taking.done():
+                    taking.cancel()
+                    raise _stuck(uid, path)
+            stream.end_input()
+            await asyncio.wait({ended}, timeout=ANSWER_SECONDS)
+            if not ended.done():
+                raise _stuck(uid, path)
+            return True
+        finally:
+            ended.cancel()
 
     async def get_file(self, uid: str, path: str) -> AsyncGenerator[bytes]:
         exec_id, stream = await self._open(uid, ["sh", "-c", GET, "sh", _below_workspace(path)], {})
@@ -152,12 +157,15 @@ class ExecFiles:
         finally:
             stream.close()
 
-    async def list_files(self, uid: str, path: str = "") -> list[FileInfo]:
+    async def list_files(self, uid: str, path: str = "") -> Listing:
         code, output = await self.small(uid, ["sh", "-c", LIST, "sh", _below_workspace(path) if path else ""])
         self._check(code, path)
-        rows = (line.decode("utf-8", "replace").partition(" ") for line in output.splitlines())
+        cut = len(output) >= MAX_OUTPUT
+        lines = output.splitlines()[: -1 if cut else None]  # the last one may be cut, too
+        rows = (line.decode("utf-8", "replace").partition(" ") for line in lines)
         prefix = f"{path}/" if path else ""
-        return [FileInfo(prefix + name.removeprefix("./"), int(size)) for size, _, name in rows if size.isdigit()]
+        files = [FileInfo(prefix + name.removeprefix("./"), int(size)) for size, _, name in rows if size.isdigit()]
+        return Listing(files[:MAX_FILES], truncated=cut or len(lines) > MAX_FILES)
 
     def _check(self, code: int, path: str) -> None:
         if code == NO_FILE:
@@ -166,6 +174,11 @@ class ExecFiles:
             raise Refused(f"{path} leads out of the workspace, or is a folder", "Forbidden")
         if code:
             raise Refused(f"{path}: the sandbox's own tools ended with {code}", "FileRefused")
+
+
+async def _end_of(stream: DockerStream) -> None:
+    while await stream.read(65536):
+        pass
 
 
 def _stuck(uid: str, path: str) -> BackendError:

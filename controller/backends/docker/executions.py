@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 
-from controller.backends import ExecRequest, ExecResult, Executions, FileInfo, OutputChunk
+from controller.backends import ExecRequest, ExecResult, Executions, Listing, OutputChunk
 
 Route = Callable[[str], Awaitable[Executions]]
 """uid -> the way into that container. Raises NotFound, NotRunning, Unavailable."""
@@ -32,5 +32,5 @@ class DockerExecutions:
             async for chunk in chunks:
                 yield chunk
 
-    async def list_files(self, uid: str, path: str = "") -> list[FileInfo]:
+    async def list_files(self, uid: str, path: str = "") -> Listing:
         return await (await self._route(uid)).list_files(uid, path)
