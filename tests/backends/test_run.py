@@ -1,6 +1,7 @@
 """What every backend promises of a sandbox with `run`, and of its life."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -225,6 +226,19 @@ async def test_logs_are_followed_to_the_end(backend: Backend) -> None:
         chunks = [chunk async for chunk in backend.logs(wanted.uid, follow=True)]
     output = {stream: b"".join(c.data for c in chunks if c.stream == stream) for stream in ("stdout", "stderr")}
     assert output == {"stdout": b"one\nthree\n", "stderr": b"two\n"}
+
+
+async def test_who_stops_following_silent_logs_leaves_no_reader_behind(backend: Backend) -> None:
+    wanted = sandbox(run={"language": "bash", "code": "echo one; sleep 60"})
+    await backend.start(wanted)
+    chunks = aiter(backend.logs(wanted.uid, follow=True))
+    assert (await anext(chunks)).data == b"one\n"
+    following = asyncio.ensure_future(anext(chunks))
+    assert not (await asyncio.wait([following], timeout=0.3))[0]
+    following.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await following
+    await until("no thread that reads", lambda: true("docker-stream" not in {t.name for t in threading.enumerate()}))
 
 
 async def test_memory_beyond_the_limit_ends_it_as_out_of_memory(backend: Backend) -> None:

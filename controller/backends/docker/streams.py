@@ -4,17 +4,19 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import suppress
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import docker
 import requests
 import urllib3
 from docker.errors import DockerException
+from docker.types import CancellableStream
 
 from controller.backends import Unavailable
 from controller.backends.docker.client import READ_TIMEOUT
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 QUEUE = 256
 """Items read ahead of the consumer; then the thread waits, and with it the daemon."""
@@ -24,8 +26,15 @@ Piece = tuple[Literal["stdout", "stderr"], bytes]
 _END = object()
 
 
-async def _pumped(open_stream: Callable[[], Iterator[T]], close: Callable[[Any], None]) -> AsyncIterator[T]:
-    """What the blocking iterator yields. Raises Unavailable where it breaks off."""
+class Closable(Protocol[T_co]):
+    """A blocking stream that can be closed while a thread reads it."""
+
+    def __iter__(self) -> Iterator[T_co]: ...
+    def close(self) -> None: ...
+
+
+async def _pumped(open_stream: Callable[[], Closable[T]]) -> AsyncIterator[T]:
+    """What the blocking stream yields. Raises Unavailable where it breaks off."""
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[Any] = asyncio.Queue()
     room = threading.Semaphore(QUEUE)
@@ -65,10 +74,11 @@ async def _pumped(open_stream: Callable[[], Iterator[T]], close: Callable[[Any],
     finally:
         stopped.set()
         room.release()
-        close(stream)
+        with suppress(Exception):  # its reader may be at its end this moment
+            stream.close()
 
 
-def _opened(open_stream: Callable[[], Iterator[T]]) -> Iterator[T]:
+def _opened(open_stream: Callable[[], Closable[T]]) -> Closable[T]:
     try:
         return open_stream()
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, DockerException, OSError) as error:
@@ -77,18 +87,12 @@ def _opened(open_stream: Callable[[], Iterator[T]]) -> Iterator[T]:
 
 def read_events(client: docker.APIClient, filters: dict[str, list[str]], since: int) -> AsyncIterator[dict[str, Any]]:
     """The daemon's events from `since` on (seconds since 1970; of the past it knows the last 256)."""
-
-    def close(stream: Any) -> None:
-        with suppress(Exception):
-            stream.close()
-
-    return _pumped(lambda: client.events(since=since, filters=filters, decode=True), close)
+    return _pumped(lambda: client.events(since=since, filters=filters, decode=True))
 
 
 def read_logs(client: docker.APIClient, container: str, *, follow: bool) -> AsyncIterator[Piece]:
     """The container's log, then what comes, if `follow`, until it ends."""
-
-    return _pumped(lambda: _open_logs(client, container, follow=follow), lambda stream: stream.close())
+    return _pumped(lambda: _open_logs(client, container, follow=follow))
 
 
 def read_ends(client: docker.APIClient, container: str, limit: int) -> tuple[bytes, bytes]:
@@ -100,12 +104,23 @@ def read_ends(client: docker.APIClient, container: str, limit: int) -> tuple[byt
     return bytes(ends["stdout"]), bytes(ends["stderr"])
 
 
-def _open_logs(client: Any, container: str, *, follow: bool) -> Generator[Piece, None, None]:
+class _Logs:
+    """A log that is read piece by piece."""
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+        self.close = CancellableStream(iter(()), response).close  # a generator cannot be closed while it runs
+
+    def __iter__(self) -> Iterator[Piece]:
+        return _demultiplexed(self._response)
+
+
+def _open_logs(client: Any, container: str, *, follow: bool) -> _Logs:
     url = client._url("/containers/{0}/logs", container)  # docker-py's own logs() mixes the two streams
     params = {"stdout": 1, "stderr": 1, "follow": int(follow), "tail": "all"}
     response = client._get(url, params=params, stream=True, timeout=None if follow else READ_TIMEOUT)
     client._raise_for_status(response)
-    return _demultiplexed(response)
+    return _Logs(response)
 
 
 def _demultiplexed(response: Any) -> Generator[Piece, None, None]:
