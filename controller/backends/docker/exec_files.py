@@ -116,6 +116,7 @@ class ExecFiles:
             self._check((await self.small(uid, move))[0], path)
         except BaseException:
             with suppress(BackendError):
+                await self.code(exec_id)  # it may be about to make the file
                 await self.small(uid, ["rm", "-f", "--", f"/workspace/{unfinished}"])
             raise
 
