@@ -191,13 +191,16 @@ def _plan_life(want: Sandbox, have: Observation, now: datetime, facts: Facts) ->
     if have.state is RunState.EXITED:
         return Wait()  # the report records it
     if have.state is RunState.CREATED:
+        if ended_before_start(want, now):
+            return Wait()  # the report says Expired
         if facts.problem is not None:
             return Wait(facts.problem.retry_at)
         return Wait(want.spec.lifetime.shutdown_time) if suspended else Start()
     limit = deadline(want, have, facts.timeout)
     if limit is not None and now >= limit[0]:
         return Kill(limit[1])
-    if suspended != (have.state is RunState.PAUSED):
+    failed_just_now = facts.problem is not None and facts.problem.retry_at is not None
+    if suspended != (have.state is RunState.PAUSED) and not failed_just_now:
         return Suspend() if suspended else Resume()
     if facts.problem is None and _differ(have.limits, facts.limits):
         return Update(facts.limits)

@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 STEPS = 12
 """Steps in one pass; a longer chain is a mistake of ours, and is broken off."""
 ATTEMPTS = 5
-"""Starts that may fail before it is given up for good."""
+"""Starts, or changes of limits, that may fail before it is given up for good; all else is tried on."""
 SLOW_START = timedelta(seconds=1.5)
 """A start that takes longer is told in the status; a shorter one saves that write."""
 STORE_RETRY = timedelta(seconds=2)
@@ -215,7 +215,7 @@ class Reconciler:
             except Unavailable as error:
                 have = Unreachable(error.reason, str(error))
             except BackendError as error:
-                life.problem = self._problem(life, error, now)
+                life.problem = self._problem(life, step, error, now)
                 have = await self._look(life)
                 if isinstance(step, Remove | Kill):
                     await self._report(life, have, self._facts(life))
@@ -258,9 +258,9 @@ class Reconciler:
             problem=problem,
         )
 
-    def _problem(self, life: Life, error: BackendError, now: datetime) -> Problem:
+    def _problem(self, life: Life, step: Step, error: BackendError, now: datetime) -> Problem:
         attempts = life.problem.attempts + 1 if life.problem else 1
-        permanent = error.permanent or attempts >= ATTEMPTS
+        permanent = isinstance(step, Start | Update) and (error.permanent or attempts >= ATTEMPTS)
         life.problem_of = life.sandbox.generation
         backend = life.sandbox.backend or "none"
         self._metrics.start_failures.labels(backend, error.reason).inc()
@@ -270,7 +270,7 @@ class Reconciler:
             error.reason,
             str(error),
             permanent=permanent,
-            retry_at=None if permanent else now + timedelta(seconds=min(0.5 * 2**attempts, 30)),
+            retry_at=None if permanent else now + timedelta(seconds=0.5 * 2 ** min(attempts, 6)),
             attempts=attempts,
         )
 

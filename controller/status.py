@@ -39,6 +39,9 @@ class Ending:
     message: str
 
 
+TOO_LATE = Ending(Reason.CANCELLED, "Expired", "spec.lifetime.shutdownTime passed before it was started.")
+
+
 @dataclass(frozen=True)
 class Condition:
     """One condition as it should stand; None: unknown."""
@@ -63,7 +66,7 @@ def report(
     }
     if isinstance(have, Observation):
         status |= _seen(have) | ({"expiresAt": api_time(expiry(want, have.started_at))} if have.started_at else {})
-        said = _ended(want, have, facts, cause) if have.state is RunState.EXITED else _alive(want, have, facts)
+        said = _ended(want, have, facts, cause) if have.state is RunState.EXITED else _alive(want, have, now, facts)
     else:
         status |= {
             key: want.status[key]
@@ -90,7 +93,6 @@ Said = Ending | tuple[Any, ...]
 
 def _unseen(want: Sandbox, have: Unreachable | Observation | None, now: datetime, facts: Facts) -> Said:
     """No container is seen: not yet, no more, or nobody answers."""
-    lost = isinstance(have, Unreachable)
     if want.deleted_at is not None:
         message = have.message if isinstance(have, Unreachable) else "It is being removed."
         return Phase.TERMINATING, Condition("Ready", False, "Terminating", message)
@@ -101,12 +103,12 @@ def _unseen(want: Sandbox, have: Unreachable | Observation | None, now: datetime
     if was_started(want.status):
         return Ending(Reason.LOST, "Lost", "Its container is gone, and not by us. What it ran is not run again.")
     if ended_before_start(want, now):
-        return Ending(Reason.CANCELLED, "Expired", "spec.lifetime.shutdownTime passed before it was started.")
+        return TOO_LATE
     problem = facts.problem or (facts.offer.problem if want.backend is None else None)
     if problem is not None and problem.permanent:
         return Ending(Reason.ERROR, problem.reason, problem.message)
     phase = Phase.PENDING if want.backend is None else Phase.STARTING
-    if isinstance(have, Unreachable) and lost:
+    if isinstance(have, Unreachable):
         return phase, Condition("Ready", False, have.reason, have.message)
     if problem is not None:
         return phase, Condition("Ready", False, problem.reason, problem.message)
@@ -117,12 +119,14 @@ def _unseen(want: Sandbox, have: Unreachable | Observation | None, now: datetime
     return phase, Condition("Ready", False, "Starting", "It is being started.")
 
 
-def _alive(want: Sandbox, have: Observation, facts: Facts) -> Said:
+def _alive(want: Sandbox, have: Observation, now: datetime, facts: Facts) -> Said:
     """A container that has not ended."""
     refused = spec_refusal(want, have, facts)
     if want.deleted_at is not None:
         return Phase.TERMINATING, Condition("Ready", False, "Terminating", "It is being removed.")
     if have.state is RunState.CREATED:
+        if ended_before_start(want, now):
+            return TOO_LATE
         problem = facts.problem or Problem("Starting", "It is being started.")
         if problem.permanent:
             return Ending(Reason.ERROR, problem.reason, problem.message)

@@ -56,6 +56,8 @@ RETAINED = {"lifetime": {"shutdownPolicy": "Retain", "ttlSecondsAfterFinished": 
         pytest.param(want(), have(), facts(), Wait(after(3600)), id="running, it waits for the end of its life"),
         pytest.param(want({"run": PROGRAM}), have(), facts(), Wait(after(30)), id="a program waits for its timeout"),
         pytest.param(want(STOPPED), have(), facts(), Suspend(), id="suspended while running"),
+        pytest.param(want(STOPPED), have(), facts(LATER), Wait(after(4)), id="unless that failed just now"),
+        pytest.param(want(STOPPED), have(), facts(NEVER), Suspend(), id="whatever else was refused"),
         pytest.param(want(STOPPED), have(RunState.PAUSED), facts(), Wait(after(3600)), id="suspended already"),
         pytest.param(want(), have(RunState.PAUSED), facts(), Resume(), id="resumed"),
         pytest.param(want(), exited(), facts(), Wait(), id="an end is recorded, not acted on"),
@@ -126,6 +128,8 @@ def test_a_shutdown_time_that_is_over_lets_nothing_start() -> None:
     spec = {"lifetime": {"shutdownTime": NOW}}
     assert plan(fresh(spec), None, NOW, facts()) == Wait()
     assert plan(want(spec), None, NOW, facts()) == Wait()
+    assert plan(want(spec), have(RunState.CREATED), NOW, facts()) == Wait()
+    assert plan(want(spec | STOPPED), have(RunState.CREATED), NOW, facts()) == Wait()
 
 
 @pytest.mark.parametrize("name", ["nano_cpus", "memory", "pids"])

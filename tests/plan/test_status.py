@@ -17,6 +17,7 @@ LATER = Problem("DockerError", "again soon", retry_at=after(1))
 LIVES = {"phase": "Running", "startedAt": "2030-01-01T12:00:00Z", "limits": {"cpu": "1"}}
 RUNS = {"run": PROGRAM}
 STOPPED = {"operatingMode": "Suspended"}
+SHORT = {"lifetime": {"shutdownTime": after(60)}}
 
 
 def told(sandbox: Sandbox, seen: Have, known: Any = None, at: float = 1, cause: Cause | None = None) -> dict[str, Any]:
@@ -78,6 +79,10 @@ def test_what_is_said_of_a_sandbox(
         pytest.param(want(RUNS), exited(None), None, "Failed", "Lost", "Lost", id="no exit code"),
         pytest.param(want(RUNS, status=LIVES), None, None, "Failed", "Lost", "Lost", id="gone"),
         pytest.param(want(STOPPED, status=LIVES), None, None, "Failed", "Lost", "Lost", id="gone while suspended"),
+        pytest.param(want(SHORT), None, None, "Failed", "Cancelled", "Expired", id="too late to start"),
+        pytest.param(
+            want(SHORT), have(RunState.CREATED), None, "Failed", "Cancelled", "Expired", id="created, and too late"
+        ),
     ],
 )
 def test_how_it_ended(sandbox: Sandbox, seen: Have, cause: Cause | None, phase: str, reason: str, word: str) -> None:

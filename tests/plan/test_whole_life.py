@@ -28,7 +28,7 @@ from controller.plan import (
     plan,
 )
 from controller.status import patch_of, report
-from tests.plan.words import NOW, PROGRAM, exited, facts, fresh, have
+from tests.plan.words import NOW, PROGRAM, after, exited, facts, fresh, have
 
 STEPS = 12
 """As many as the reconciler allows one pass."""
@@ -40,10 +40,11 @@ class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = NOW
-        self.object: Sandbox | None = fresh({"run": PROGRAM, "lifetime": {"maxSeconds": 100}})
+        self.object: Sandbox | None = fresh({"run": PROGRAM, "lifetime": {"maxSeconds": 100, "shutdownTime": after(350)}})
         self.container: Observation | None = None
         self.answers = True
         self.starts_fail = ""
+        self.freezing_fails = False
         self.problem: Problem | None = None
         self.starts = 0
         self.writes = 0
@@ -100,6 +101,8 @@ class Life(RuleBasedStateMachine):
                 assert FINALIZER in self.object.finalizers, "what is started is held"
                 assert self.container is None or self.container.state is RunState.CREATED
                 if self.starts_fail:
+                    if self.starts_fail == "half way":
+                        self.container = have(RunState.CREATED, self.object, created_at=self.now)
                     for_good = self.starts_fail == "for good"
                     retry = None if for_good else self.now + timedelta(seconds=1)
                     self.problem = Problem("DockerError", self.starts_fail, permanent=for_good, retry_at=retry)
@@ -107,6 +110,8 @@ class Life(RuleBasedStateMachine):
                 self.starts += 1
                 self.problem = None
                 self.container = have(RunState.RUNNING, self.object, created_at=self.now, started_at=self.now)
+            case Suspend() if self.freezing_fails:
+                self.problem = Problem("DockerError", "no freeze", retry_at=self.now + timedelta(seconds=1))
             case Suspend():
                 self.become(RunState.PAUSED)
             case Resume():
@@ -119,7 +124,7 @@ class Life(RuleBasedStateMachine):
                 assert self.container is None, "an object goes last"
                 self.object = None
             case Delete():
-                self.object = replace(self.object, deleted_at=self.now)
+                self.somebody_deletes_it()
 
     def become(self, state: RunState) -> None:
         assert self.container is not None
@@ -152,10 +157,14 @@ class Life(RuleBasedStateMachine):
         self.steady = self.steady and answers
         self.answers = answers
 
-    @rule(how=st.sampled_from(["", "for now", "for good"]))
+    @rule(how=st.sampled_from(["", "for now", "half way", "for good"]))
     def starts_fail_or_not(self, how: str) -> None:
         self.steady = self.steady and not how
         self.starts_fail = how
+
+    @rule(fails=st.booleans())
+    def freezing_fails_or_not(self, fails: bool) -> None:
+        self.freezing_fails = fails
 
     @precondition(lambda self: self.object is not None and self.object.deleted_at is None)
     @rule(mode=st.sampled_from(["Running", "Suspended"]))
