@@ -40,7 +40,9 @@ class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = NOW
-        self.object: Sandbox | None = fresh({"run": PROGRAM, "lifetime": {"maxSeconds": 100, "shutdownTime": after(350)}})
+        self.object: Sandbox | None = fresh(
+            {"run": PROGRAM, "lifetime": {"maxSeconds": 100, "shutdownTime": after(350)}}
+        )
         self.container: Observation | None = None
         self.answers = True
         self.starts_fail = ""
