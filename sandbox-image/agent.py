@@ -910,6 +910,12 @@ class Input:
         self.waiting += data
         self.write()
 
+    def forget_waiting(self):
+        """Let a new channel, which has the whole window, bring again what the program has not got yet."""
+        if not self.at_end:
+            self.waiting.clear()
+            self.received = self.written
+
     def end(self):
         self.at_end = True
         self.write()
@@ -1267,10 +1273,11 @@ class Attachment(Channel):
     def __init__(self, link, number, execution, attached):
         super().__init__(link, number)
         self.execution, self.sent = execution, {STDOUT: 0, STDERR: 0}
-        self.granted = execution.stdin.received
         self.feeds = execution.feeder is None
         if self.feeds:
             execution.feeder = self
+            execution.stdin.forget_waiting()
+        self.granted = execution.stdin.received
         received = self.granted if self.feeds else None
         link.send_json(STARTED, number, {"id": execution.id, "attached": attached, "stdin_received": received})
 

@@ -61,6 +61,10 @@ print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())"""
     asked = request(f"import os; os.mkfifo('go')\n{code}", stdin=random.Random(1).randbytes(3_000_000))
     lost = first.execute(asked)
     assert await anext(lost) == OutputChunk("stdout", b"100000\n")
+    (channel,) = first._channels.values()
+    async with asyncio.timeout(10):
+        while channel.may_send:  # until the agent holds all that it may, while the program reads nothing
+            await asyncio.sleep(0.01)
     second = await open_link()
     with pytest.raises(LinkLost):
         await anext(lost)
