@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from controller.backends import BackendError, Observation
+from controller.backends import Backend, BackendError, Observation
 from controller.cluster.store import Store
 from controller.directory import DirectoryError
 from controller.fleet import Fleet
@@ -74,22 +74,33 @@ class Sweeper:
         bodies = await self._store.objects()
         listed = {body["metadata"]["uid"]: body for body in bodies}
         self._note_lag(known, {uid: str(body["metadata"]["resourceVersion"]) for uid, body in listed.items()}, now)
-        for body in bodies:
-            self._reconciler.see(body)
+        for uid, body in listed.items():
+            if uid not in known or uid in self._reconciler.lives:  # else it went while the list was under way
+                self._reconciler.see(body)
         for uid in known.keys() - listed.keys():
             self._reconciler.forget(uid)  # deleted while nobody watched
         self.swept.set()
         wanted = {uid: sandbox_from_object(body).backend for uid, body in listed.items()}
         for backend in self._fleet.available():
             try:
-                for orphan in orphans(await backend.list(), wanted, self._namespaces, now):
-                    await backend.remove(orphan.uid)
-                    self._metrics.orphans.labels(backend.name).inc()
-                    log.warning("removed the orphan %s on %s: its object is gone", orphan.container_name, backend.name)
+                found = orphans(await backend.list(), wanted, self._namespaces, now)
             except BackendError as error:
-                log.warning("orphans on %s were not all swept: %s", backend.name, error)
+                log.warning("orphans on %s were not looked for: %s", backend.name, error)
+                continue
+            for orphan in found:
+                await self._remove(orphan, backend)
         self._reconciler.wake_all()
         self._metrics.last_sweep.set(now.timestamp())
+
+    async def _remove(self, orphan: Observation, backend: Backend) -> None:
+        """One that cannot be removed keeps none of the others."""
+        try:
+            await backend.remove(orphan.uid)
+        except BackendError as error:
+            log.warning("the orphan %s on %s is tried again: %s", orphan.container_name, backend.name, error)
+            return
+        self._metrics.orphans.labels(backend.name).inc()
+        log.warning("removed the orphan %s on %s: its object is gone", orphan.container_name, backend.name)
 
     def brought(self, body: Mapping[str, Any]) -> None:
         """The watch brought this object."""
