@@ -329,12 +329,10 @@ class Registry:
         """Removes an object and what depends on it alone."""
         self.store.remove(kind.resource, obj)
         uid, namespace = obj["metadata"]["uid"], obj["metadata"].get("namespace", "")
-        for resource in self.store.resources():
-            for key in map(key_of, self.store.objects(resource, namespace or None)):
-                dependent = self.store.get(resource, key)  # as it is after the others were looked after
-                owners = dependent["metadata"].get("ownerReferences", ()) if dependent else ()
-                if dependent and any(owner["uid"] == uid for owner in owners):
-                    self._disown(resource, dependent, uid, now, orphan=orphan)
+        for resource, key in self.store.owned_by(uid, namespace or None):
+            dependent = self.store.get(resource, key)  # it may have gone with the others
+            if dependent:
+                self._disown(resource, dependent, uid, now, orphan=orphan)
         if namespace:
             self._finish_namespace(namespace)
 

@@ -87,6 +87,17 @@ class Store:
                     objects[change.key] = change.previous
         return [obj for key, obj in sorted(objects.items()) if namespace is None or key[0] == namespace]
 
+    def owned_by(self, uid: str, namespace: str | None = None) -> list[tuple[Resource, Key]]:
+        """What names that object as an owner, in all namespaces if None. Looks at each object: so nothing is sorted."""
+        return [
+            (resource, key)
+            for resource, objects in self._objects.items()
+            for key, obj in objects.items()
+            if (owners := obj["metadata"].get("ownerReferences"))
+            and namespace in (None, key[0])
+            and any(owner["uid"] == uid for owner in owners)
+        ]
+
     def resources(self) -> list[Resource]:
         return list(self._objects)
 
