@@ -12,10 +12,14 @@ from urllib.parse import quote
 import httpx
 
 TYPE_PREFIX = "urn:agent-platform:problem:"
-ATTEMPTS = 3
-"""How often a call is tried where the controller is not reached or answers 503; only calls that may be repeated."""
-PAUSE = 0.25
-"""Seconds before the second attempt, twice as many before the third."""
+REPEAT_SECONDS = 0.75
+"""For which a call that may be repeated is tried anew, where the controller is not reached or answers 503."""
+RESTART_SECONDS = 30.0
+"""The same for an execution, once the controller was reached: its key finds it again, so it outlives a restart."""
+NOT_READY_SECONDS = 5.0
+"""Of that, for a controller which is there and answers 503: it starts, or its Docker is away."""
+PAUSES = (0.25, 1.0)
+"""Seconds before the second attempt, and at most before any."""
 ANSWER_SECONDS = 30.0
 """For an answer to begin, on top of what was asked to take time (a creation, an execution)."""
 LONGEST_EXECUTION = 86400.0
@@ -51,6 +55,7 @@ class ApiClient:
             raise ValueError(f"the address of the API must be like http://127.0.0.1:8000, and not {url!r}")
         self.url = url.rstrip("/")
         self._ask_token = None if token else ask_token
+        self._was_reached = False
         self._http = httpx.AsyncClient(
             base_url=self.url,
             headers={"Authorization": _bearer(token)} if token else {},
@@ -84,7 +89,7 @@ class ApiClient:
     async def create(self, body: Mapping[str, Any], wait: float) -> dict[str, Any]:
         """Make a sandbox and wait for it; not repeated, for its name would be taken."""
         body = {**body, "wait": wait}
-        return await self._json("POST", "/sandbox/create", body, timeout=wait + ANSWER_SECONDS, attempts=1)
+        return await self._json("POST", "/sandbox/create", body, timeout=wait + ANSWER_SECONDS, repeat=0)
 
     async def list_sandboxes(self, namespace: str = "", name: str = "") -> tuple[list[dict[str, Any]], int]:
         """Sandboxes that one may see, of a namespace, of a name; at most 1,000, and how many there are."""
@@ -113,16 +118,37 @@ class ApiClient:
     # --- executions ---
 
     async def execute(self, sandbox_id: str, body: Mapping[str, Any], key: str = "") -> dict[str, Any]:
-        """Run it, at most once per `key`, and return the result."""
+        """Run it, at most once per `key`, and return the result. Outlives a restart of the controller."""
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
         path = _path(sandbox_id, "execute")
-        return await self._json("POST", path, body, headers=headers, timeout=_longest(body))
+        return await self._json("POST", path, body, headers=headers, timeout=_longest(body), repeat=RESTART_SECONDS)
 
-    def stream(self, sandbox_id: str, body: Mapping[str, Any], key: str = "") -> AsyncGenerator[tuple[str, Any], None]:
+    async def stream(
+        self, sandbox_id: str, body: Mapping[str, Any], key: str = ""
+    ) -> AsyncGenerator[tuple[str, Any], None]:
         """Run it, at most once per `key`: `progress` with the `execution_id` and `elapsed_ms`, `stdout` and `stderr`
-        with bytes, at last `result` with its body."""
-        headers = {"Idempotency-Key": key or uuid.uuid4().hex}
-        return self._events("result", "POST", _path(sandbox_id, "execute"), body, headers=headers)
+        with bytes, at last `result` with its body. Outlives a restart of the controller, too, and repeats no output."""
+        how: dict[str, Any] = {"headers": {"Idempotency-Key": key or uuid.uuid4().hex}, "repeat": RESTART_SECONDS}
+        told = {"stdout": 0, "stderr": 0}
+        while True:
+            begun, skip = False, dict(told)
+            try:
+                async with aclosing(
+                    self._events("result", "POST", _path(sandbox_id, "execute"), body, **how)
+                ) as events:
+                    async for event, data in events:
+                        begun = True
+                        if event in told:
+                            fresh = data[skip[event] :]
+                            skip[event] -= len(data) - len(fresh)
+                            told[event] += len(fresh)
+                            data = fresh
+                        if data:
+                            yield event, data
+                return
+            except ApiError as error:
+                if not begun or error.kind not in ("unreachable", "unavailable"):
+                    raise
 
     async def cancel(self, sandbox_id: str, execution_id: str) -> None:
         """End it; done already is fine."""
@@ -133,7 +159,7 @@ class ApiClient:
     async def write_file(self, sandbox_id: str, path: str, chunks: AsyncIterator[bytes]) -> None:
         """Stream a file into the workspace; not repeated, for the chunks are gone."""
         headers = {"Content-Type": "application/octet-stream"}
-        async with self._answer("PUT", _file(sandbox_id, path), chunks=chunks, headers=headers, attempts=1):
+        async with self._answer("PUT", _file(sandbox_id, path), chunks=chunks, headers=headers, repeat=0):
             pass
 
     async def read_file(self, sandbox_id: str, path: str) -> AsyncGenerator[bytes, None]:
@@ -189,9 +215,12 @@ class ApiClient:
         headers: Mapping[str, str] | None = None,
         chunks: AsyncIterator[bytes] | None = None,
         timeout: float | None = ANSWER_SECONDS,
-        attempts: int = ATTEMPTS,
+        repeat: float = REPEAT_SECONDS,
     ) -> AsyncIterator[httpx.Response]:
-        """The answer's head has come, and it is a good one; its body is still to be read."""
+        """The answer's head has come, and it is a good one; its body is still to be read.
+
+        For `repeat` seconds it is asked again where the controller is not reached or is not ready.
+        """
         request = self._http.build_request(
             method,
             path,
@@ -201,7 +230,7 @@ class ApiClient:
             json=body,
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=5.0, read=timeout),
         )
-        answer = await self._sent(request, attempts)
+        answer = await self._sent(request, repeat)
         try:
             yield answer
         except httpx.TransportError as error:
@@ -209,25 +238,31 @@ class ApiClient:
         finally:
             await answer.aclose()
 
-    async def _sent(self, request: httpx.Request, attempts: int) -> httpx.Response:
-        for attempt in range(1, attempts + 1):
+    async def _sent(self, request: httpx.Request, repeat: float) -> httpx.Response:
+        now = asyncio.get_running_loop().time
+        pause, longest_pause = PAUSES
+        since: dict[int, float] = {}
+        while True:
             try:
                 answer = await self._http.send(request, stream=True)
             except httpx.TransportError as error:
                 problem = ApiError("unreachable", f"{self.url} was not reached: {_told(error)}. Is the controller up?")
                 problem.__cause__ = error
             else:
+                self._was_reached = True
                 if answer.is_success:
                     return answer
                 problem = await _refusal(answer, self.url)
                 if problem.status == 401 and self._ask_token is not None:
                     token, self._ask_token = self._ask_token(), None
                     self._http.headers["Authorization"] = request.headers["Authorization"] = _bearer(token)
-                    return await self._sent(request, attempts)
-            if attempt == attempts or problem.status not in (0, 503):
+                    continue
+            longest = NOT_READY_SECONDS if problem.status else RESTART_SECONDS if self._was_reached else REPEAT_SECONDS
+            until = since.setdefault(problem.status, now()) + min(repeat, longest)
+            if problem.status not in (0, 503) or now() + pause > until:
                 raise problem
-            await asyncio.sleep(PAUSE * attempt)
-        raise AssertionError("unreachable: at least one attempt is made")
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, longest_pause)
 
 
 def _bearer(token: str) -> str:
