@@ -93,8 +93,8 @@ class SandboxSettings(Group):
     """Which installation this is: only containers labelled with it are ever touched."""
     start_concurrency: Annotated[int, Field(ge=1, le=64)] = 8
     """Sandboxes started at once."""
-    max_executions: Annotated[int, Field(ge=1, le=256)] = 16
-    """Executions at once in one sandbox; the next is refused (429)."""
+    max_executions: Annotated[int, Field(ge=1, le=32)] = 16
+    """Executions at once in one sandbox, at most the agent's 32; the next is refused (429)."""
     output_limit: Annotated[int, BeforeValidator(memory_bytes), Field(ge=1024, le=8 * 2**20)] = 2**20
     """Bytes kept of each output stream of an execution; the rest is dropped and counted."""
     state_folder: Path | None = None

@@ -429,6 +429,9 @@ def become_program(stdin, stdout, stderr, job_descriptor, work=-1):
         )
         os.write(2, f"{what}: {error.strerror}\n".encode("utf-8", "surrogateescape"))
         os._exit(127 if error.errno == errno.ENOENT else 126)
+    except ValueError:
+        os.write(2, b"the program has an empty name\n")
+        os._exit(127)
 
 
 def set_limits(limits):
@@ -1431,7 +1434,8 @@ class Link:
         except OSError as error:
             codes = {errno.ENOENT: "NotFound", errno.ELOOP: "Forbidden", errno.ENOTDIR: "Forbidden"}
             codes.update({errno.ENOSPC: "NoSpace", errno.EDQUOT: "NoSpace", errno.EAGAIN: "Busy"})
-            self.refuse(number, Refusal(codes.get(error.errno, "Failed"), error.strerror or str(error)))
+            where = f"{error.filename}: " if error.filename else ""
+            self.refuse(number, Refusal(codes.get(error.errno, "Failed"), f"{where}{error.strerror or error}"))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             self.refuse(number, Refusal("BadRequest", f"{type(error).__name__}: {error}"))
 
@@ -1457,7 +1461,11 @@ class Link:
         operation = getattr(self, f"op_{name}", None)
         if operation is None:
             raise Refusal("BadRequest", f"op: {name!r} is not known")
-        operation(number, request)
+        try:
+            operation(number, request)
+        except OSError as error:
+            error.filename = request.get("path", error.filename)  # the whole of it
+            raise
         self.agent.speak(GATHER_SECONDS if name == "execute" else 0)
 
     def op_execute(self, number, request):

@@ -57,6 +57,7 @@ LanguageOption = Annotated[
     Language | None, typer.Option("--language", "-l", help="Of the code. Default: python, and bash for FILE.sh.")
 ]
 EnvOption = Annotated[list[str] | None, typer.Option("--env", "-e", metavar="NAME=VALUE", help="Environment variable.")]
+CwdOption = Annotated[str, typer.Option("--cwd", "-w", help="Working directory. Default: the workspace.")]
 TimeoutOption = Annotated[float | None, typer.Option("--timeout", "-t", help="Seconds. Default: SANDBOX__TIMEOUT.")]
 StateOption = Annotated[
     str, typer.Option("--state", help="Keep Python's variables under this name (the API's `context`).")
@@ -77,6 +78,7 @@ def program_body(
     file: str,
     language: Language | None,
     env: Sequence[str] | None,
+    cwd: str,
     timeout: float | None,
     state: str,
     stdin: bool | None,
@@ -92,6 +94,8 @@ def program_body(
     else:
         body["code"] = _code(code, file)
         body["language"] = language or (Language.bash if file.endswith((".sh", ".bash")) else Language.python)
+    if cwd:
+        body["cwd"] = cwd
     if timeout is not None:
         if not math.isfinite(timeout):
             raise Failure("--timeout is a number of seconds")

@@ -13,6 +13,7 @@ def exec_(
     file: how.FileOption = "",
     language: how.LanguageOption = None,
     env: how.EnvOption = None,
+    cwd: how.CwdOption = "",
     timeout: how.TimeoutOption = None,
     state: how.StateOption = "",
     stdin: how.StdinOption = None,
@@ -30,7 +31,7 @@ def exec_(
     kubectl sandbox exec NAME -- python3 -c 'print(1)'
     """
     connection = to.Connection(api, token, namespace, kubeconfig, in_clear)
-    body = how.program_body(command, code, file, language, env, timeout, state, stdin)
+    body = how.program_body(command, code, file, language, env, cwd, timeout, state, stdin)
 
     async def run() -> int:
         async with connection.client() as client:

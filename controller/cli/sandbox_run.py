@@ -17,6 +17,7 @@ def run(
     file: how.FileOption = "",
     language: how.LanguageOption = None,
     env: how.EnvOption = None,
+    cwd: how.CwdOption = "",
     timeout: how.TimeoutOption = None,
     stdin: how.StdinOption = None,
     output: how.OutputOption = how.Format.text,
@@ -39,7 +40,7 @@ def run(
     Prints the output as it comes and exits with the program's exit code: kubectl sandbox run -c 'print(1)'
     """
     connection = to.Connection(api, token, namespace, kubeconfig, in_clear)
-    body = how.program_body(command, code, file, language, env, timeout, "", stdin)
+    body = how.program_body(command, code, file, language, env, cwd, timeout, "", stdin)
     limits = {key: value for key, value in (("memory", memory), ("cpu", cpu)) if value}
     fields = (
         ("image", image),

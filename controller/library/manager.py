@@ -70,6 +70,8 @@ class Options(TypedDict, total=False):
     """Path below the workspace -> content, written before the program starts."""
     timeout: float
     """Seconds until every process of the execution is ended; default: SANDBOX__TIMEOUT."""
+    cwd: str
+    """Working directory, below the workspace unless absolute; default: the workspace."""
     context: str
     """Name of a Python state kept between executions; default: a fresh interpreter."""
 

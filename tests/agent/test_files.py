@@ -120,7 +120,7 @@ def test_only_regular_files_are_read(peer: Peer) -> None:
 
 def test_what_is_not_there_is_not_found(peer: Peer) -> None:
     for op in ("get", "list"):
-        with pytest.raises(AgentRefused, match="NotFound"):
+        with pytest.raises(AgentRefused, match="NotFound: not/there: No such file or directory"):
             peer.ask(op, path="not/there")
 
 

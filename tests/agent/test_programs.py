@@ -224,6 +224,9 @@ def test_a_command_that_is_not_there_is_told_as_a_shell_does(peer: Peer) -> None
     assert done.stderr == b"no-such-program: No such file or directory\n"
     peer.put("plain", b"")
     assert peer.command("./plain").result["exit_code"] == 126  # type: ignore[index]
+    nameless = peer.command("")
+    assert nameless.result and nameless.result["exit_code"] == 127
+    assert nameless.stderr == b"the program has an empty name\n"
 
 
 def test_long_code_runs_in_every_language(peer: Peer) -> None:

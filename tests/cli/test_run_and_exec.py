@@ -81,6 +81,7 @@ def test_a_pipe_that_stays_silent_is_told(environment: dict[str, str], api: str,
 
 def test_variables_and_kept_state(plugin: Plugin, sandbox: Sandbox) -> None:
     assert plugin("exec", "box", "-e", "A=b=c", "--", "sh", "-c", "echo $A").stdout == "b=c\n"
+    assert plugin("exec", "box", "-w", "/", "--", "pwd").stdout == "/\n"
     plugin("exec", "box", "--state", "s", "-c", "x = 41")
     assert plugin("exec", "box", "--state", "s", "-c", "print(x + 1)").stdout == "42\n"
 

@@ -43,6 +43,7 @@ def test_stdin_variables_and_files_arrive(sandbox: Sandbox) -> None:
     code = "import os, sys; print(sys.stdin.read(), os.environ['WHO'], open('data/in.txt').read())"
     result = sandbox.execute(code, stdin="question", env={"WHO": "me"}, files={"data/in.txt": "content"})
     assert result.stdout == "question me content\n"
+    assert sandbox.run(["cat", "in.txt"], cwd="data").stdout == "content"
 
 
 def test_bytes_go_in_and_come_out_as_they_are(sandbox: Sandbox) -> None:
