@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 NOT_ASKED = Health(False, "not_asked", "Docker is not looked for: SANDBOX__DOCKER_AUTO_DETECT=false")
 NO_LIBRARY = Health(False, "no_library", "Docker library not available: install the Python package docker")
 
+DISABLED = "Sandboxes are switched off: SANDBOX__ENABLED=false"
+
 
 class DockerUnavailableError(RuntimeError):
     """Docker is required and does not answer; the text says what to do."""
@@ -37,7 +39,7 @@ def wants_docker(settings: SandboxSettings) -> bool:
 def choose(settings: SandboxSettings, docker: Health) -> Choice:
     """What `auto` means now."""
     if not settings.enabled:
-        return Choice("disabled", None, "Sandboxes are switched off: SANDBOX__ENABLED=false")
+        return Choice("disabled", None, DISABLED)
     if settings.mock_mode and not settings.docker_required:
         return Choice("mock", BackendName.MOCK)
     if docker.available:
@@ -80,6 +82,8 @@ def offer(spec: SandboxSpec, settings: SandboxSettings, docker: Health) -> Offer
 
 def mock_refusal(spec: SandboxSpec, settings: SandboxSettings) -> Problem | None:
     """Why a sandbox may not run on mock; asked before every start, whatever an annotation claims."""
+    if not settings.enabled:
+        return Problem("Disabled", DISABLED)
     if spec.isolation == "required":
         return Problem(
             "IsolationUnavailable",

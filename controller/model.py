@@ -349,10 +349,12 @@ def sandbox_from_object(body: Mapping[str, Any]) -> Sandbox:
     except InvalidSpec as error:
         invalid = str(error)
     backends = {name.value for name in BackendName}
-    # The status first: only we write it, while the annotation is anyone's who may edit the object.
+    finalizers = tuple(metadata.get("finalizers") or ())
+    # The status first: only we write it, while the annotation is anyone's who may edit the object. Without the finalizer
+    # that comes in the same write it is not ours, and nothing may be started that nothing holds.
     if status.get("backend") in backends:
         backend = BackendName(status["backend"])
-    elif decided := annotations.get(BACKEND_ANNOTATION):
+    elif FINALIZER in finalizers and (decided := annotations.get(BACKEND_ANNOTATION)):
         if decided in backends:
             backend = BackendName(decided)
         else:
@@ -366,7 +368,7 @@ def sandbox_from_object(body: Mapping[str, Any]) -> Sandbox:
         generation=metadata.get("generation", 1),
         created_at=_time(metadata.get("creationTimestamp")),
         deleted_at=_time(metadata.get("deletionTimestamp")),
-        finalizers=tuple(metadata.get("finalizers") or ()),
+        finalizers=finalizers,
         backend=backend,
         status=status,
         resource_version=metadata.get("resourceVersion", ""),

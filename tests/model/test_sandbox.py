@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from controller.model import BACKEND_ANNOTATION, BackendName, SandboxSpec, sandbox_from_object
+from controller.model import BACKEND_ANNOTATION, FINALIZER, BackendName, SandboxSpec, sandbox_from_object
 
 
 def body(**parts: Any) -> dict[str, Any]:
@@ -36,9 +36,17 @@ def test_a_spec_that_is_no_object_is_invalid_and_not_an_exception(spec: Any) -> 
     assert sandbox_from_object(body(spec=spec)).invalid.startswith("spec")
 
 
+def claimed(backend: str) -> dict[str, Any]:
+    return {"annotations": {BACKEND_ANNOTATION: backend}, "finalizers": [FINALIZER]}
+
+
 def test_its_backend_is_the_one_in_the_annotation() -> None:
-    annotations = {BACKEND_ANNOTATION: "docker"}
-    assert sandbox_from_object(body(metadata={"annotations": annotations})).backend is BackendName.DOCKER
+    assert sandbox_from_object(body(metadata=claimed("docker"))).backend is BackendName.DOCKER
+
+
+def test_an_annotation_without_our_finalizer_is_not_ours() -> None:
+    sandbox = sandbox_from_object(body(metadata={"annotations": {BACKEND_ANNOTATION: "mock"}}))
+    assert (sandbox.backend, sandbox.invalid) == (None, "")
 
 
 def test_the_status_outranks_the_annotation() -> None:
@@ -48,12 +56,11 @@ def test_the_status_outranks_the_annotation() -> None:
 
 
 def test_before_a_backend_is_decided_the_annotation_counts() -> None:
-    annotations = {BACKEND_ANNOTATION: "docker"}
-    sandbox = sandbox_from_object(body(metadata={"annotations": annotations}, status={"backend": "none"}))
+    sandbox = sandbox_from_object(body(metadata=claimed("docker"), status={"backend": "none"}))
     assert sandbox.backend is BackendName.DOCKER
 
 
 def test_an_annotation_of_an_unknown_backend_makes_it_invalid() -> None:
-    sandbox = sandbox_from_object(body(metadata={"annotations": {BACKEND_ANNOTATION: "vm\n"}}))
+    sandbox = sandbox_from_object(body(metadata=claimed("vm\n")))
     assert sandbox.backend is None
     assert sandbox.invalid == "metadata.annotations.agent-platform.dev/backend: must be one of docker, kubernetes, mock"

@@ -84,6 +84,7 @@ def test_a_sandbox_is_never_given_less_isolation_than_it_asks_for(
 
 def test_mock_is_refused_whatever_an_annotation_says() -> None:
     assert mock_refusal(SandboxSpec(isolation="required"), SandboxSettings()) is not None
+    assert mock_refusal(SandboxSpec(), SandboxSettings(enabled=False)) is not None
     assert mock_refusal(SandboxSpec(), SandboxSettings()) is None
 
 
