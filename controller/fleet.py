@@ -26,8 +26,6 @@ class Fleet:
         self._settings, self._metrics = settings, metrics
         self._docker, self._mock = docker, mock
         self.docker_health = Health(False, "not_asked", "Docker was not asked yet")
-        self.docker_seen_at: float | None = None
-        """Monotonic time of the last answer."""
 
     @property
     def choice(self) -> Choice:
@@ -69,8 +67,6 @@ class Fleet:
 
     def _note(self, health: Health) -> None:
         self.docker_health = health
-        if health.available:
-            self.docker_seen_at = time.monotonic()
         self._metrics.docker_wanted.set(wants_docker(self._settings))
         self._metrics.docker_up.set(health.available)
         self._metrics.mock.set(self.choice.auto is BackendName.MOCK)

@@ -262,8 +262,8 @@ class Reconciler:
         attempts = life.problem.attempts + 1 if life.problem else 1
         permanent = isinstance(step, Start | Update) and (error.permanent or attempts >= ATTEMPTS)
         life.problem_of = life.sandbox.generation
-        backend = life.sandbox.backend or "none"
-        self._metrics.start_failures.labels(backend, error.reason).inc()
+        if isinstance(step, Start):
+            self._metrics.start_failures.labels(life.sandbox.backend or "none", error.reason).inc()
         log.warning("%s: %s", error.reason, error, extra=_where(life.sandbox))
         self._events.record(life.sandbox, "Warning", error.reason, str(error), now)
         return Problem(

@@ -97,10 +97,6 @@ def not_found(group: str, plural: str, name: str) -> Failure:
     return Failure(404, "NotFound", f'{_qualified(group, plural)} "{name}" not found', _details(name, group, plural))
 
 
-def unknown_resource() -> Failure:
-    return Failure(404, "NotFound", "the server could not find the requested resource", {})
-
-
 def method_not_allowed() -> Failure:
     return Failure(405, "MethodNotAllowed", "the server does not allow this method on the requested resource", {})
 
