@@ -7,7 +7,7 @@ from typing import Any
 from controller.backends import Backend, Unavailable
 from controller.cluster.connection import Gone, Stale
 from controller.cluster.store import Store
-from controller.directory import StoreUnavailable
+from controller.directory import Invalid, StoreUnavailable
 from controller.fleet import Fleet
 from controller.model import MOCK_WARNING, Phase, Sandbox, sandbox_from_object
 from controller.plan import TERMINAL
@@ -39,7 +39,12 @@ class Service:
             raise StoreUnavailable("objects were not listed since the controller started")
 
     async def create(self, namespace: str, name: str, spec: Mapping[str, Any]) -> Sandbox:
-        body = await self._store.create(namespace, name, spec)
+        try:
+            body = await self._store.create(namespace, name, spec)
+        except Gone as error:
+            if f'namespaces "{namespace}"' not in str(error):  # then the CRD is missing
+                raise
+            raise Invalid(f"namespace {namespace} does not exist: kubectl create namespace {namespace}") from error
         self._reconciler.see(body)
         return sandbox_from_object(body)
 

@@ -7,6 +7,7 @@ from copy import deepcopy
 from pathlib import Path
 
 import docker
+import httpx
 import pytest
 import yaml
 
@@ -15,7 +16,7 @@ from controller.model import API_VERSION, KIND
 from tests.localkube.servers import Server
 from tests.model.conftest import crd
 from tests.model.corpus import BAD, Spec, mounted
-from tests.system.cluster import Cluster, python
+from tests.system.cluster import Cluster, python, until
 from tests.system.conftest import Started
 
 Env = dict[str, str]
@@ -163,3 +164,13 @@ def test_kubectl_refuses_fields_that_are_not_there(embedded: Cluster, kubectl: s
     applied = _apply(kubectl, embedded, {"wrong": {"privileged": True}})
     assert applied.returncode == 1
     assert 'unknown field "spec.privileged"' in applied.stderr
+
+
+def test_a_namespace_that_is_not_there_is_the_callers_mistake(cluster: Cluster, start_controller: Started) -> None:
+    watched = f"{cluster.namespace},nowhere-{cluster.namespace}"
+    controller = start_controller(cluster, WATCH_NAMESPACES=watched, SANDBOX__MOCK_MODE="true", and_wait=False)
+    until("it serves", lambda: controller.is_serving() and controller.get("/sandbox").status_code == 200)
+    body = {"name": "a", "namespace": f"nowhere-{cluster.namespace}"}
+    refused = httpx.post(f"{controller.api}/sandbox/create", json=body, timeout=30)
+    assert (refused.status_code, refused.headers["content-type"]) == (422, "application/problem+json")
+    assert refused.json()["detail"].startswith(f"namespace nowhere-{cluster.namespace} does not exist")
