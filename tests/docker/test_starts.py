@@ -1,6 +1,7 @@
 """Starts that find something missing, meet what is there, or are cut off in the middle."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,22 @@ async def test_where_pulling_is_off_nothing_is_pulled(open_backend: Opened, back
     with pytest.raises(Refused, match="SANDBOX__PULL_IMAGES"):
         await open_backend(pull_images=False).start(sandbox(image=NOWHERE))
     assert time.monotonic() - began < 2
+
+
+async def test_a_registry_that_never_answers_keeps_no_other_sandbox_from_starting(
+    open_backend: Opened, backend: DockerBackend, sandbox_image: str
+) -> None:
+    one_by_one = open_backend(start_concurrency=1, image=sandbox_image)
+    with socket.create_server(("127.0.0.1", 0)) as registry:
+        registry.settimeout(20)
+        image = f"localhost:{registry.getsockname()[1]}/no/such:image"
+        pulling = asyncio.create_task(one_by_one.start(sandbox(image=image)))
+        asked, _ = await asyncio.to_thread(registry.accept)
+        with asked:
+            async with asyncio.timeout(10):
+                await one_by_one.start(python("pass"))
+        assert not pulling.done()
+        pulling.cancel()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The Docker backend: the port over docker-py, whose blocking calls run in lanes of threads.
 
-Starts, removals and looks have a lane each, so that slow starts delay no deletion, and a hung daemon no health answer.
+Starts, pulls, removals and looks have a lane each, so that a slow registry delays no other start, slow starts delay no
+deletion, and a hung daemon no health answer.
 """
 
 import asyncio
@@ -45,6 +46,7 @@ from controller.backends.container import (
     MODE_EXEC,
     MODE_RUN,
     Defaults,
+    Image,
     container_name,
     create_body,
 )
@@ -123,7 +125,13 @@ class DockerBackend:
         self._connecting = threading.Lock()
         self._lanes = {
             lane: ThreadPoolExecutor(threads, thread_name_prefix=f"docker-{lane}")
-            for lane, threads in (("start", settings.start_concurrency), ("remove", 4), ("look", 6), ("probe", 2))
+            for lane, threads in (
+                ("start", settings.start_concurrency),
+                ("remove", 4),
+                ("pull", 4),
+                ("look", 6),
+                ("probe", 2),
+            )
         }
         self.images = DockerImages(self._call, settings)
         self._agents = AgentExecutions(self._attach, settings.max_executions)
@@ -316,11 +324,12 @@ class DockerBackend:
     # --- acting ---
 
     async def start(self, sandbox: Sandbox) -> Observation:
+        name = sandbox.spec.image or self._defaults.image
+        await self.images.get(name)  # before it is its turn: a slow registry holds up nobody else
         async with self._starts:  # waiting here counts for no deadline
-            return await self._start(sandbox)
+            return await self._start(sandbox, await self.images.get(name))
 
-    async def _start(self, sandbox: Sandbox) -> Observation:
-        image = await self.images.get(sandbox.spec.image or self._defaults.image)
+    async def _start(self, sandbox: Sandbox, image: Image) -> Observation:
         await self._check(sandbox)
         name, body = container_name(sandbox.uid), create_body(sandbox, self._defaults, image)
 

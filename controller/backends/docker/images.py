@@ -67,7 +67,7 @@ class DockerImages:
                 await asyncio.sleep(min(0.25 * 2**attempt, 8))
             try:
                 await self._call(
-                    "start", f"pulling image {name}", lambda client: client.pull(*parse_repository_tag(name))
+                    "pull", f"pulling image {name}", lambda client: client.pull(*parse_repository_tag(name))
                 )
                 return
             except (NotFound, Refused) as error:
