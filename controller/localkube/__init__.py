@@ -9,8 +9,8 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -53,9 +53,9 @@ class LocalKube:
 
     @property
     def address(self) -> str:
-        """`http://127.0.0.1:PORT`. Raises RuntimeError unless it is served."""
+        """`http://127.0.0.1:PORT`. Raises RuntimeError unless it is running."""
         if self._address is None:
-            raise RuntimeError("the server is not running: use it inside `serve`")
+            raise RuntimeError("the server is not running: use it inside `running`")
         return self._address
 
     @contextmanager
@@ -100,13 +100,6 @@ class LocalKube:
             thread.join(2 * SHUTDOWN_SECONDS)
             listener.close()
             self._store.close()
-
-    @asynccontextmanager
-    async def serve(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
-        """`running`, for asyncio."""
-        server = self.running(host, port)
-        yield server.__enter__()
-        await asyncio.to_thread(server.__exit__, None, None, None)
 
     def kubeconfig(self) -> dict[str, Any]:
         return {

@@ -32,12 +32,11 @@ def serving(kube: LocalKube, folder: Path) -> Iterator[Widgets]:
         yield Widgets(Server.of("embedded", folder / "kubeconfig"), "default")
 
 
-async def test_it_serves_while_the_block_runs() -> None:
+def test_it_serves_while_the_block_runs() -> None:
     kube = LocalKube([CRD])
-    async with kube.serve() as address:
+    with kube.running() as address:
         assert kube.kubeconfig()["clusters"][0]["cluster"]["server"] == address
-        async with httpx.AsyncClient(base_url=address) as client:
-            assert (await client.get("/readyz")).text == "ok"
+        assert httpx.get(f"{address}/readyz").text == "ok"
     with pytest.raises(RuntimeError, match="not running"):
         kube.kubeconfig()
     host, _, port = address.removeprefix("http://").partition(":")
