@@ -104,6 +104,7 @@ class Reconciler:
         self._clock = clock
         self._defaults = Defaults.of(settings)
         self.lives: dict[str, Life] = {}
+        self._stops = False
 
     def sandboxes(self) -> list[Sandbox]:
         """All objects, as last seen."""
@@ -138,7 +139,7 @@ class Reconciler:
     def wake(self, uid: str) -> None:
         """Look at it now, or once more after the pass that is under way."""
         life = self.lives.get(uid)
-        if life is None:
+        if life is None or self._stops:
             return
         life.woken = True
         if life.task is None:
@@ -149,17 +150,20 @@ class Reconciler:
             self.wake(uid)
 
     async def drain(self, seconds: float) -> None:
-        """Let passes that are under way end, for so long at most."""
+        """Let passes that are under way end, for so long at most, and begin no other: the end of all work."""
+        self._stops = True
         tasks = [life.task for life in self.lives.values() if life.task is not None]
         if tasks:
-            await asyncio.wait(tasks, timeout=seconds)
+            _, late = await asyncio.wait(tasks, timeout=seconds)
+            for task in late:
+                task.cancel()
 
     # --- one sandbox ---
 
     async def _passes(self, life: Life) -> None:
         uid = life.sandbox.uid
         try:
-            while life.woken and self.lives.get(uid) is life:
+            while life.woken and self.lives.get(uid) is life and not self._stops:
                 life.woken = False
                 if life.timer is not None:
                     life.timer.cancel()

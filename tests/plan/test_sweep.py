@@ -1,4 +1,4 @@
-"""What a sweep does while things change under it, or do not work."""
+"""What sweeps and passes do while things change under them, do not work, or end."""
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -79,3 +79,11 @@ async def test_what_goes_while_it_is_listed_does_not_come_back() -> None:
     listing.meanwhile = lambda: reconciler.forget("0c1b")
     await swept.sweep(NOW)
     assert not reconciler.lives
+
+
+async def test_after_the_last_passes_none_begins() -> None:
+    swept, reconciler = sweeper(Listing(BODY), Shelf())
+    await swept.sweep(NOW)
+    await reconciler.drain(5)
+    reconciler.wake_all()
+    assert reconciler.lives["0c1b"].task is None
