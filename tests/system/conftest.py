@@ -1,5 +1,6 @@
 """The whole: a real controller process, against the embedded API server and against a real one."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,7 +10,9 @@ from uuid import uuid4
 import docker
 import pytest
 
+from controller.backends.mock.backend import MockBackend
 from controller.localkube import LocalKube
+from controller.settings import SandboxSettings
 from tests.conftest import IMAGE
 from tests.daemon_proxy import DaemonProxy
 from tests.localkube.servers import Server
@@ -66,10 +69,18 @@ def start_controller() -> Iterator[Started]:
                 cluster.server.kubeconfig, cluster.namespace, instance, folder, {"SANDBOX__IMAGE": IMAGE, **env}
             )
             stack.callback(_remove_containers, instance)
+            stack.callback(lambda: asyncio.run(_remove_mock_sandboxes(instance, folder / "state")))
             stack.callback(process.kill)
             return process.start(and_wait=and_wait)
 
         yield start
+
+
+async def _remove_mock_sandboxes(instance: str, state: Path) -> None:
+    backend = MockBackend(SandboxSettings(instance=instance, state_folder=state))
+    for seen in await backend.list():
+        await backend.remove(seen.uid)
+    await backend.close()
 
 
 def _remove_containers(instance: str) -> None:
