@@ -5,6 +5,7 @@ It remembers nothing that matters: after a SIGKILL at any moment objects and con
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -52,6 +53,12 @@ ATTEMPTS = 5
 SLOW_START = timedelta(seconds=1.5)
 """A start that takes longer is told in the status; a shorter one saves that write."""
 STORE_RETRY = timedelta(seconds=2)
+WRITES, WRITES_WITHIN = 30, timedelta(seconds=30)
+"""Of one status; a whole life takes five. More of them is a fight with whoever writes it, too."""
+
+
+class Contested(DirectoryError):
+    """Somebody else writes the same status again and again."""
 
 
 class ObjectWriter(Protocol):
@@ -82,6 +89,8 @@ class Life:
     task: asyncio.Task[None] | None = None
     woken: bool = False
     timer: asyncio.TimerHandle | None = None
+    writes: deque[datetime] = field(default_factory=lambda: deque(maxlen=WRITES))
+    """When its status was written last."""
     stages: list[tuple[str, datetime]] = field(default_factory=list)
     """What its start has reached, and when."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -183,6 +192,11 @@ class Reconciler:
         except Gone:
             self.forget(life.sandbox.uid)
             return None
+        except Contested as error:
+            self._metrics.reconciles.labels("contested").inc()
+            log.warning("%s", error, extra=where)
+            self._events.record(life.sandbox, "Warning", "StatusContested", str(error), self._clock())
+            return life.writes[0] + WRITES_WITHIN
         except Stale:  # the watch brings the newer one
             self._metrics.reconciles.labels("stale").inc()
             return self._clock() + STORE_RETRY
@@ -340,6 +354,12 @@ class Reconciler:
         patch = patch_of(sandbox.status, status)
         if set(patch) <= {"docker_available"} and sandbox.status:
             return False  # true of the daemon, not of this sandbox: told with the next change
+        if len(life.writes) == WRITES and now - life.writes[0] < WRITES_WITHIN:
+            raise Contested(
+                f"its status was written {WRITES} times within {WRITES_WITHIN.total_seconds():g} s and always changed by"
+                " another: do two controllers watch this namespace? Give each its own namespaces"
+            )
+        life.writes.append(now)
         self.see(await self._store.write_status(sandbox, patch))
         self._tell(life, sandbox, status, now)
         return True

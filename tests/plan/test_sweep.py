@@ -1,5 +1,6 @@
 """What sweeps and passes do while things change under them, do not work, or end."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -8,7 +9,7 @@ from controller.backends import BackendError, Observation
 from controller.fleet import Fleet
 from controller.metrics import Metrics
 from controller.model import API_VERSION, KIND, BackendName, Sandbox
-from controller.reconcile import Reconciler
+from controller.reconcile import WRITES, Reconciler
 from controller.settings import SandboxSettings
 from controller.sweep import Sweeper
 from tests.plan.words import NOW, have
@@ -51,16 +52,29 @@ class Shelf:
 class Silent:
     """Takes what is written, and shows it to nobody."""
 
+    def __init__(self) -> None:
+        self.writes, self.told = 0, set[str]()
+
     async def write_status(self, sandbox: Sandbox, patch: Mapping[str, Any]) -> dict[str, Any]:
+        self.writes += 1
         return BODY
 
-    def record(self, *_: Any) -> None: ...
+    def record(self, sandbox: Sandbox, kind: str, reason: str, *_: Any) -> None:
+        self.told.add(reason)
 
 
-def sweeper(listing: Listing, shelf: Shelf) -> tuple[Sweeper, Reconciler]:
+class Rival(Silent):
+    """Another takes back whatever is written."""
+
+    async def write_status(self, sandbox: Sandbox, patch: Mapping[str, Any]) -> dict[str, Any]:
+        self.writes += 1
+        return BODY | {"metadata": BODY["metadata"] | {"resourceVersion": str(5 + self.writes)}}
+
+
+def sweeper(listing: Listing, shelf: Shelf, store: Silent | None = None) -> tuple[Sweeper, Reconciler]:
     settings, metrics = SandboxSettings(enabled=False), Metrics()
     fleet = Fleet(settings, metrics, docker=None, mock=shelf)  # type: ignore[arg-type]
-    reconciler = Reconciler(settings, fleet, Silent(), Silent(), metrics)  # type: ignore[arg-type]
+    reconciler = Reconciler(settings, fleet, store or Silent(), store or Silent(), metrics)  # type: ignore[arg-type]
     return Sweeper(reconciler, listing, fleet, metrics, ()), reconciler  # type: ignore[arg-type]
 
 
@@ -87,3 +101,15 @@ async def test_after_the_last_passes_none_begins() -> None:
     await reconciler.drain(5)
     reconciler.wake_all()
     assert reconciler.lives["0c1b"].task is None
+
+
+async def test_a_fight_over_a_status_comes_to_rest_and_is_told() -> None:
+    rival = Rival()
+    _, reconciler = sweeper(Listing(), Shelf(), rival)
+    reconciler.see(BODY)
+    fight = reconciler.lives["0c1b"].task
+    assert fight is not None
+    async with asyncio.timeout(10):
+        await fight
+    assert rival.writes == WRITES
+    assert rival.told == {"StatusContested"}
