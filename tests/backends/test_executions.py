@@ -329,9 +329,8 @@ async def test_files_go_in_and_out_unchanged(backend: Backend, up: str) -> None:
     assert (ended.stdout.strip(), ended.result.exit_code) == (str(len(content)).encode(), 0)
 
 
-async def test_a_file_that_finds_no_room_is_refused(place: Place, backend: Backend) -> None:
-    if place.kind == "mock":
-        pytest.skip("on mock a workspace is a folder of this machine, without a size")
+@pytest.mark.parametrize("place", ["docker", "exec"], indirect=True)  # mock's workspace has no size
+async def test_a_file_that_finds_no_room_is_refused(backend: Backend) -> None:
     await backend.start(wanted := sandbox(workspace={"size": "1Mi"}))
     async with asyncio.timeout(10):
         with pytest.raises(Refused):
