@@ -114,6 +114,8 @@ def add_routes(app: FastAPI, access: Access, directory: SandboxDirectory, settin
 
 
 async def _ready(directory: SandboxDirectory, sandbox: Sandbox, wait: float) -> Sandbox:
+    if sandbox.spec.operating_mode == "Suspended":
+        return sandbox  # it is not started until somebody resumes it
     try:
         return await directory.wait_ready(sandbox.uid, wait)
     except TimeoutError:

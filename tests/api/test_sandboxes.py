@@ -1,5 +1,6 @@
 """Creating, listing, reading and deleting sandboxes, and the state of the service."""
 
+import asyncio
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -8,6 +9,12 @@ import pytest
 from controller.model import MOCK_WARNING
 from controller.settings import Settings
 from tests.api.conftest import Api, Serve, problem
+
+
+async def test_what_is_created_suspended_is_not_waited_for(api: Api) -> None:
+    async with asyncio.timeout(5):
+        answer = await api.client.post("/sandbox/create", json={"operating_mode": "Suspended", "wait": 60})
+    assert (answer.status_code, answer.json()["ready"]) == (201, False)
 
 
 async def test_create_waits_until_code_can_be_run_and_returns_the_id(api: Api) -> None:
