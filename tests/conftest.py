@@ -5,11 +5,15 @@ A test that lacks one of them skips with a line that says how to get it; with SA
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import docker
 import pytest
+
+# A shell has it ignored by what it runs in the background, and the programs that tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 IMAGE = os.environ.get("SANDBOX_TEST_IMAGE", "agent-sandbox:latest")
 
