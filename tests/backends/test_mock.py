@@ -143,10 +143,10 @@ async def test_nothing_is_left_on_the_disk(settings: SandboxSettings, backend: M
 
 
 async def test_a_pid_that_was_used_again_is_left_alone(settings: SandboxSettings, backend: MockBackend) -> None:
-    bystander = subprocess.Popen(["sleep", new_mark()])
     wanted = python("pass")
     await backend.start(wanted)
     await finished(backend, wanted.uid)
+    bystander = subprocess.Popen(["sleep", new_mark()])  # of another clock tick than the sandbox's agent
     process = folder_of(settings, wanted).path / "process.json"
     process.write_text(json.dumps(json.loads(process.read_text()) | {"pid": bystander.pid}))
     seen = await backend.observe(wanted.uid)
