@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from controller.cli.program import Failure
+
+if TYPE_CHECKING:
+    from controller.cluster.connection import Connection
+    from controller.settings import SandboxSettings
 
 Line = tuple[str, bool, str]
 """What was looked at, whether it is well, and what was found or is to be done."""
@@ -27,7 +31,6 @@ def doctor(
 def _lines(kubeconfig: Path | None) -> Iterator[Line]:
     import asyncio
 
-    from controller.cluster.connection import NoCluster, configuration
     from controller.settings import SettingsError, load_settings
 
     try:
@@ -35,20 +38,13 @@ def _lines(kubeconfig: Path | None) -> Iterator[Line]:
     except SettingsError as error:
         raise Failure(str(error)) from None
     yield from asyncio.run(_docker(settings.sandbox))
-    try:
-        cluster = configuration(kubeconfig)
-    except NoCluster as error:
-        yield "cluster", False, str(error)
-        return
-    yield from asyncio.run(_cluster(cluster, settings.watch_namespaces))
+    yield from asyncio.run(_cluster(kubeconfig, settings.watch_namespaces))
 
 
-async def _docker(settings: object) -> list[Line]:
+async def _docker(settings: "SandboxSettings") -> list[Line]:
     from controller.backends import BackendError
     from controller.choose import NO_LIBRARY
-    from controller.settings import SandboxSettings
 
-    assert isinstance(settings, SandboxSettings)
     try:
         from controller.backends.docker.backend import DockerBackend
     except ImportError:
@@ -70,13 +66,16 @@ async def _docker(settings: object) -> list[Line]:
         await backend.close()
 
 
-async def _cluster(cluster: object, namespaces: tuple[str, ...]) -> list[Line]:
-    from controller.cluster.connection import Connection, Gone
+async def _cluster(kubeconfig: Path | None, namespaces: tuple[str, ...]) -> list[Line]:
+    from controller.cluster.connection import Connection, Gone, NoCluster, configuration
     from controller.directory import DirectoryError
     from controller.metrics import Metrics
     from controller.model import API_VERSION, GROUP, PLURAL
 
-    connection = Connection(cluster, Metrics())  # type: ignore[arg-type]
+    try:
+        connection = Connection(configuration(kubeconfig), Metrics())
+    except NoCluster as error:
+        return [("cluster", False, str(error))]
     found: list[Line] = []
     try:
         version = await connection.call("GET", "/version")
@@ -107,11 +106,9 @@ RIGHTS = (
 )
 
 
-async def _may(connection: object, verb: str, resource: str, namespace: str) -> bool:
-    from controller.cluster.connection import Connection
+async def _may(connection: "Connection", verb: str, resource: str, namespace: str) -> bool:
     from controller.model import GROUP
 
-    assert isinstance(connection, Connection)
     name, _, subresource = resource.partition("/")
     attributes = {"verb": verb, "resource": name, "subresource": subresource, "namespace": namespace}
     if name != "events":
