@@ -1,18 +1,9 @@
-"""The Docker backend: the port over docker-py, whose blocking calls run in lanes of threads.
-
-Starts, pulls, removals and looks have a lane each, so that a slow registry delays no other start, slow starts delay no
-deletion, and a hung daemon no health answer.
-"""
+"""The Docker backend: the port over docker-py."""
 
 import asyncio
-import json
-import math
-import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -39,9 +30,6 @@ from controller.backends.agent.link import Stream
 from controller.backends.container import (
     LABEL_INSTANCE,
     LABEL_MODE,
-    LABEL_NAME,
-    LABEL_NAMESPACE,
-    LABEL_SPEC,
     LABEL_UID,
     MODE_EXEC,
     MODE_RUN,
@@ -51,66 +39,23 @@ from controller.backends.container import (
     create_body,
 )
 from controller.backends.docker.attach import DockerStream, attach, start_exec
-from controller.backends.docker.client import connect, diagnose, ignoring, status_of, translated
+from controller.backends.docker.client import ignoring, status_of
+from controller.backends.docker.daemon import Daemon
 from controller.backends.docker.exec import ExecExecutions
 from controller.backends.docker.executions import DockerExecutions
 from controller.backends.docker.images import DockerImages
+from controller.backends.docker.observation import observation_of, observation_of_row
 from controller.backends.docker.streams import read_ends, read_events, read_logs
 from controller.backends.tail import TAIL_BYTES, tail_of
-from controller.model import BackendName, Isolation, Sandbox
+from controller.model import BackendName, Sandbox
 from controller.settings import SandboxSettings
 
 T = TypeVar("T")
 
-CALL_DEADLINE = 75
-"""Seconds until a call is given up: the client's own read timeout (60) and a wait for a free thread."""
 ATTACH_SECONDS = 5.0
-STATES = {
-    "created": RunState.CREATED,
-    "running": RunState.RUNNING,
-    "restarting": RunState.RUNNING,
-    "paused": RunState.PAUSED,
-}
 WAKING = ["die", "oom", "destroy", "pause", "unpause", "start"]
 EVENTS_OVERLAP = 5.0
 """Seconds of the past that a stream of events begins with: what happened after the last one broke off."""
-NEVER = "0001-01-01T00:00:00Z"
-
-
-def parse_time(text: str) -> datetime | None:
-    """Docker's RFC 3339 with nanoseconds; its zero time means never."""
-    if not text or text == NEVER:
-        return None
-    whole, _, fraction = text.rstrip("Z").partition(".")
-    return datetime.fromisoformat(f"{whole}.{(fraction + '000000')[:6]}").replace(tzinfo=UTC)
-
-
-def observation_of(inspected: dict[str, Any]) -> Observation:
-    """One answer of `GET /containers/ID/json` in the words of the port; `ready`, `path` and `tail` are not in it."""
-    state, host, labels = inspected["State"], inspected["HostConfig"], inspected["Config"]["Labels"]
-    return Observation(
-        uid=labels[LABEL_UID],
-        namespace=labels[LABEL_NAMESPACE],
-        name=labels[LABEL_NAME],
-        backend=BackendName.DOCKER,
-        state=STATES.get(state["Status"], RunState.EXITED),
-        container_id=inspected["Id"],
-        container_name=inspected["Name"].removeprefix("/"),
-        image=inspected["Image"],
-        isolation=Isolation.GVISOR if "runsc" in host.get("Runtime", "") else Isolation.CONTAINER,
-        limits=Limits(
-            nano_cpus=host.get("NanoCpus") or None,
-            memory=host.get("Memory") or None,
-            pids=host.get("PidsLimit") or None,
-            network=host["NetworkMode"],
-        ),
-        fixed=json.loads(labels.get(LABEL_SPEC, "{}")),
-        created_at=parse_time(inspected["Created"]),
-        started_at=parse_time(state["StartedAt"]),
-        finished_at=parse_time(state["FinishedAt"]),
-        exit_code=state["ExitCode"] if STATES.get(state["Status"]) is None else None,
-        oom_killed=state["OOMKilled"],
-    )
 
 
 class DockerBackend:
@@ -121,18 +66,8 @@ class DockerBackend:
     def __init__(self, settings: SandboxSettings) -> None:
         self._settings = settings
         self._defaults = Defaults.of(settings)
-        self._client: docker.APIClient | None = None
-        self._connecting = threading.Lock()
-        self._lanes = {
-            lane: ThreadPoolExecutor(threads, thread_name_prefix=f"docker-{lane}")
-            for lane, threads in (
-                ("start", settings.start_concurrency),
-                ("remove", 4),
-                ("pull", 4),
-                ("look", 6),
-                ("probe", 2),
-            )
-        }
+        self._daemon = Daemon(settings)
+        self._call = self._daemon.call
         self.images = DockerImages(self._call, settings)
         self._agents = AgentExecutions(self._attach, settings.max_executions)
         self._execs = ExecExecutions(self._open_exec, self._exec_exit_code, settings.max_executions)
@@ -140,91 +75,13 @@ class DockerBackend:
         self._modes: dict[str, str] = {}
         """uid -> mode of its running container, as last seen."""
         self._starts = asyncio.Semaphore(settings.start_concurrency)
-        self._awaited: set[asyncio.Future[Any]] = set()
-        """Answers of the daemon that somebody waits for."""
-        self._node = ""
-        """The daemon's name for its machine, as it last told."""
-
-    # --- the daemon ---
-
-    def _api(self) -> docker.APIClient:
-        """The client, made at first use. Blocking; raises Unavailable."""
-        with self._connecting:
-            if self._client is None:
-                with translated("connecting to Docker"):
-                    self._client = connect()
-            return self._client
-
-    async def _call(
-        self, lane: str, what: str, act: Callable[[docker.APIClient], T], deadline: float = CALL_DEADLINE
-    ) -> T:
-        """Run `act` in a thread of `lane`, its errors as the port's, for `deadline` seconds at most.
-
-        Once a probe has found the daemon silent, nobody waits for it any longer: the thread ends by its own timeout.
-        """
-
-        def work() -> T:
-            client = self._api()
-            with translated(what):
-                return act(client)
-
-        answer = asyncio.get_running_loop().run_in_executor(self._lanes[lane], work)
-        self._awaited.add(answer)
-        try:
-            async with asyncio.timeout(deadline):
-                return await answer
-        except TimeoutError:
-            raise Unavailable(f"{what}: Docker gave no answer for {deadline:g} s", "DockerUnavailable") from None
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise  # it is the caller who is cancelled, not the answer
-            raise Unavailable(f"{what}: Docker does not answer", "DockerUnavailable") from None
-        finally:
-            self._awaited.discard(answer)
 
     @property
     def reconnects(self) -> int:
         return self._agents.reconnects
 
     async def probe(self) -> Health:
-        health = await self._probe()
-        if not health.available:
-            for answer in list(self._awaited):
-                answer.cancel()
-        return health
-
-    async def _probe(self) -> Health:
-        timeout = self._settings.docker_connection_timeout
-
-        def look() -> Health:
-            try:
-                client = connect(timeout=math.ceil(timeout), pool_size=1)
-            except Exception as error:  # noqa: BLE001 - whatever keeps Docker away is the answer, not a failure
-                return diagnose(error)
-            try:
-                version, info = client.version(), client.info()
-            except Exception as error:  # noqa: BLE001 - as above
-                return diagnose(error)
-            finally:
-                client.close()
-            facts = {
-                "version": version["Version"],
-                "api_version": version["ApiVersion"],
-                "runtimes": sorted(info["Runtimes"]),
-                "storage_driver": info["Driver"],
-                "rootless": any("rootless" in option for option in info["SecurityOptions"]),
-                "cgroup_version": info.get("CgroupVersion", "1"),
-                "node": info["Name"],
-            }
-            self._node = info["Name"]
-            return Health(True, "connected", f"Docker {version['Version']} answers", facts)
-
-        try:
-            async with asyncio.timeout(3 * timeout):
-                return await asyncio.get_running_loop().run_in_executor(self._lanes["probe"], look)
-        except TimeoutError as error:
-            return diagnose(error)
+        return await self._daemon.probe()
 
     # --- looking ---
 
@@ -249,7 +106,7 @@ class DockerBackend:
         return None if inspected is None else await self._observed(inspected)
 
     async def _observed(self, inspected: dict[str, Any]) -> Observation:
-        seen = replace(observation_of(inspected), node=self._node)
+        seen = replace(observation_of(inspected), node=self._daemon.node)
         mode = inspected["Config"]["Labels"].get(LABEL_MODE, MODE_RUN)
         if seen.state is RunState.EXITED and mode == MODE_RUN:
             return replace(seen, tail=await self._tail(seen.uid))
@@ -277,7 +134,7 @@ class DockerBackend:
         return self._execs if self._modes[uid] == MODE_EXEC else self._agents
 
     async def _attach(self, uid: str) -> Stream:
-        client = await asyncio.to_thread(self._api)
+        client = await asyncio.to_thread(self._daemon.api)
         return await attach(client, container_name(uid), ATTACH_SECONDS)
 
     async def _open_exec(self, uid: str, argv: list[str], env: dict[str, str]) -> tuple[str, DockerStream]:
@@ -287,7 +144,7 @@ class DockerBackend:
             f"making an exec in {name}",
             lambda client: client.exec_create(name, argv, stdin=True, environment=env, workdir="/"),
         )
-        return created["Id"], await start_exec(self._api(), created["Id"], ATTACH_SECONDS)
+        return created["Id"], await start_exec(self._daemon.api(), created["Id"], ATTACH_SECONDS)
 
     async def _exec_exit_code(self, exec_id: str) -> int | None:
         found = await self._call("look", "asking for the end of an exec", lambda client: client.exec_inspect(exec_id))
@@ -306,20 +163,7 @@ class DockerBackend:
             return list(client.containers(all=True, filters={"label": f"{LABEL_INSTANCE}={self._settings.instance}"}))
 
         rows = await self._call("look", "listing containers", look)
-        return [
-            Observation(
-                uid=row["Labels"][LABEL_UID],
-                namespace=row["Labels"].get(LABEL_NAMESPACE, ""),
-                name=row["Labels"].get(LABEL_NAME, ""),
-                backend=self.name,
-                state=STATES.get(row["State"], RunState.EXITED),
-                container_id=row["Id"],
-                container_name=row["Names"][0].removeprefix("/") if row["Names"] else "",
-                created_at=datetime.fromtimestamp(row["Created"], UTC),
-            )
-            for row in rows
-            if LABEL_UID in row["Labels"]
-        ]
+        return [observation_of_row(row) for row in rows if LABEL_UID in row["Labels"]]
 
     # --- acting ---
 
@@ -491,13 +335,13 @@ class DockerBackend:
         if inspected["Config"]["Labels"].get(LABEL_MODE) != MODE_RUN:
             return
         follow = follow and observation_of(inspected).state is not RunState.EXITED
-        async for stream, data in read_logs(self._api(), inspected["Id"], follow=follow):
+        async for stream, data in read_logs(self._daemon.api(), inspected["Id"], follow=follow):
             yield OutputChunk(stream, data)
 
     async def events(self) -> AsyncIterator[str]:
         filters = {"type": ["container"], "event": WAKING, "label": [f"{LABEL_INSTANCE}={self._settings.instance}"]}
         since = int(time.time() - EVENTS_OVERLAP)
-        async for event in read_events(await asyncio.to_thread(self._api), filters, since):
+        async for event in read_events(await asyncio.to_thread(self._daemon.api), filters, since):
             uid = event.get("Actor", {}).get("Attributes", {}).get(LABEL_UID)
             if uid and event.get("Action") == "die":
                 self._agents.forget(uid)
@@ -507,7 +351,4 @@ class DockerBackend:
     async def close(self) -> None:
         self._agents.close()
         self._execs.close()
-        for lane in self._lanes.values():
-            lane.shutdown(wait=False, cancel_futures=True)
-        if self._client is not None:
-            self._client.close()
+        self._daemon.close()
