@@ -18,6 +18,8 @@ RESTART_SECONDS = 30.0
 """The same for an execution, once the controller was reached: its key finds it again, so it outlives a restart."""
 NOT_READY_SECONDS = 5.0
 """Of that, for a controller which is there and answers 503: it starts, or its Docker is away."""
+BREAKS = 5
+"""Of one stream, until it is given up: the controller restarts again and again, or the sandbox's place is lost."""
 PAUSES = (0.25, 1.0)
 """Seconds before the second attempt, and at most before any."""
 ANSWER_SECONDS = 30.0
@@ -130,7 +132,7 @@ class ApiClient:
         with bytes, at last `result` with its body. Outlives a restart of the controller, too, and repeats no output."""
         how: dict[str, Any] = {"headers": {"Idempotency-Key": key or uuid.uuid4().hex}, "repeat": RESTART_SECONDS}
         told = {"stdout": 0, "stderr": 0}
-        while True:
+        for broken in range(BREAKS + 1):
             begun, skip = False, dict(told)
             try:
                 async with aclosing(
@@ -147,8 +149,9 @@ class ApiClient:
                             yield event, data
                 return
             except ApiError as error:
-                if not begun or error.kind not in ("unreachable", "unavailable"):
+                if not begun or broken == BREAKS or error.kind not in ("unreachable", "unavailable"):
                     raise
+            await asyncio.sleep(PAUSES[0])
 
     async def cancel(self, sandbox_id: str, execution_id: str) -> None:
         """End it; done already is fine."""

@@ -1,5 +1,6 @@
 """As whom the commands speak to the API, and what they never tell whom."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from controller.cli.connection import Connection, context_namespace, kubeconfig_token, printable
 from controller.cli.program import Failure
+from controller.client import ApiClient, ApiError
 from tests.cli.conftest import ROOT, Ran
 
 Plugin = Callable[..., Ran]
@@ -156,3 +158,25 @@ def test_the_plugin_starts_without_the_heavy_packages() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert ran.stdout.strip() == ""
+
+
+async def test_a_stream_that_breaks_off_again_and_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controller.client.PAUSES", (0.01, 0.01))
+    asked = 0
+
+    async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await reader.readuntil(b"\r\n\r\n")
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+        writer.write(head + b'event: progress\ndata: {"elapsed_ms": 1}\n\n')
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(break_off, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    async with server, ApiClient(f"http://{host}:{port}") as client, asyncio.timeout(10):
+        with pytest.raises(ApiError) as given_up:
+            async for event, _ in client.stream("one", {"code": "1"}):
+                assert event == "progress"
+    assert (given_up.value.kind, asked) == ("unreachable", 6)
