@@ -106,9 +106,7 @@ NICE = 10  # of programs, so that a hundred busy ones do not keep their supervis
 MAX_IDLE = 4  # supervisors that wait for the next execution
 FORCE_SECONDS = 0.4  # after which a supervisor that does not end its program is ended with it
 SWEEP_SECONDS = 0.4  # for the orphans of a supervisor that was killed
-GATHER_SECONDS = (
-    0.002  # of what there is to say, so that a short program's start, output and result go out in one write
-)
+GATHER_SECONDS = 0.002  # of what there is to say: a short program's start, output and result go out in one write
 
 HEADER = struct.Struct("!8sBIII")
 HELLO_TOKEN = bytes.fromhex("d3a96e0f51c8b742")
@@ -120,8 +118,8 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4  # linux/prctl.h
 PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 37, 38
 LAUNCHER_FD = 3
-# Variables that an interpreter reads only when it starts, so that a warm one will not do.
 OWN_PACKAGES = "/.local/lib/python%d.%d/site-packages" % sys.version_info[:2]  # of a user, below the home directory
+# Variables that an interpreter reads only when it starts, so that a warm one will not do.
 INTERPRETER_VARIABLE = re.compile("PYTHON(?!PATH$|UNBUFFERED$|DONTWRITEBYTECODE$|_)").match
 # Between the agent and its own processes jobs and reports are marshalled: they are of one version, and trust each other.
 
